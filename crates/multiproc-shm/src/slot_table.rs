@@ -237,7 +237,7 @@ impl SlotTable {
         Ok(SlotTable { segment, slots: slots as usize, used: used as usize })
     }
 
-    /// The number of slots.
+    /// Returns the number of slots.
     pub fn len(&self) -> usize {
         self.slots
     }
@@ -247,7 +247,7 @@ impl SlotTable {
         self.len() == 0
     }
 
-    /// The room of a slot, in bytes. None if there is no such slot.
+    /// Returns the room of a slot, in bytes. None if there is no such slot.
     pub fn room(&self, index: usize) -> Option<usize> {
         match self.slot(index) {
             Ok(slot) => Some(slot.room()),
@@ -385,7 +385,7 @@ impl SlotTable {
         Ok(found)
     }
 
-    /// The contents of all slots at one moment. A slot with an invalid entry is empty.
+    /// Returns the contents of all slots at one moment. A slot with an invalid entry is empty.
     pub fn snapshot(&self) -> Vec<OwnedContent> {
         let slots = || (0..self.slots).map(|index| self.slot(index).ok());
         let mut all: Vec<(u64, OwnedContent)> = Vec::with_capacity(self.slots);

@@ -65,7 +65,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The byte range of part `index`.
+    /// Returns the byte range of part `index`.
     pub fn range(&self, index: u32) -> Range<usize> {
         let edge = |index: u32| {
             let [count, each, all, unit, index] =
@@ -81,8 +81,8 @@ impl Plan {
 }
 
 impl Division {
-    /// The present division, with its version, which differs from that of all others. `None` while
-    /// it changes.
+    /// Returns the present division, with its version, which differs from that of all others.
+    /// `None` while it changes.
     pub fn plan(&self) -> Option<(u32, Plan)> {
         let version = self.version.load(SeqCst);
         let plan = Plan {
@@ -94,12 +94,12 @@ impl Division {
         (version.is_multiple_of(2) && self.version.load(SeqCst) == version).then_some((version, plan))
     }
 
-    /// Whether the present division has this version.
+    /// Returns whether the present division has this version.
     pub fn is(&self, version: u32) -> bool {
         self.version.load(SeqCst) == version
     }
 
-    /// The number of parts that may be in use.
+    /// Returns the number of parts that may be in use.
     #[inline]
     pub fn count(&self) -> usize {
         (self.count.load(SeqCst) as usize).min(MAX_PARTS)
@@ -142,7 +142,7 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         self.division().map_or(&[], |division| &self.all_parts()[..division.count()])
     }
 
-    /// The word of a part, which is poisoned by an owner that dies or panics.
+    /// Returns the word of a part, which is poisoned by an owner that dies or panics.
     pub fn part(&self, index: usize) -> Option<&PoisonableWord> {
         self.all_parts().get(index).map(|part| &part.poisonable)
     }
@@ -281,7 +281,8 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         result
     }
 
-    /// A poisoned word: that of the whole, or of the given part, or of any part if none is given.
+    /// Returns a poisoned word: that of the whole, or of the given part, or of any part if none is
+    /// given.
     pub fn poison_of(&self, part: Option<usize>) -> Option<&PoisonableWord> {
         let mut parts = match part {
             Some(index) => self.parts().get(index..=index),

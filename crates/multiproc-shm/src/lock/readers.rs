@@ -106,7 +106,7 @@ impl From<AcquireError> for RwAcquireError {
 }
 
 impl<L: Readers, const N: usize> LockMapping<L, N> {
-    /// The turnstile, which is poisoned by a writer that dies or panics.
+    /// Returns the turnstile, which is poisoned by a writer that dies or panics.
     pub fn turnstile(&self) -> &PoisonableWord {
         &self.entrance().turnstile
     }
@@ -197,12 +197,12 @@ impl<L: Readers, const N: usize> LockMapping<L, N> {
         }
     }
 
-    /// Whether a thread writes, or is about to.
+    /// Returns whether a thread writes, or is about to.
     pub fn is_written(&self) -> bool {
         self.turnstile().word().owner().is_some()
     }
 
-    /// How many threads read at this moment, or are about to.
+    /// Returns how many threads read at this moment, or are about to.
     pub fn readers(&self) -> usize {
         self.slots_in_use().iter().filter(|slot| slot.owner().is_some()).count()
     }

@@ -294,7 +294,7 @@ impl RobustWord {
         }
     }
 
-    /// The thread id of the present owner.
+    /// Returns the thread id of the present owner.
     #[inline]
     pub fn owner(&self) -> Option<u32> {
         match Pair(self.0.pair().load(SeqCst)).owner() {
@@ -303,13 +303,13 @@ impl RobustWord {
         }
     }
 
-    /// Whether the owner has died, and no thread has taken the word since.
+    /// Returns whether the owner has died, and no thread has taken the word since.
     #[inline]
     pub fn is_orphaned(&self) -> bool {
         Pair(self.0.pair().load(SeqCst)).word() & OWNER_DIED != 0
     }
 
-    /// Whether the word has no owner, living or dead.
+    /// Returns whether the word has no owner, living or dead.
     #[inline]
     pub fn is_free(&self) -> bool {
         Pair(self.0.pair().load(SeqCst)).word() & !WAITERS == 0
@@ -398,8 +398,8 @@ impl<L: Layout, const N: usize> LockMapping<L, N> {
         if word.owner() == Some(thread.id()) { AcquireError::AlreadyHeld } else { AcquireError::TooManyLocks }
     }
 
-    /// Whether the calling thread has taken this word through this handle. It may also have another
-    /// handle, which maps the same memory at another address.
+    /// Returns whether the calling thread has taken this word through this handle. It may also have
+    /// another handle, which maps the same memory at another address.
     #[inline]
     pub fn has(&self, word: &RobustWord) -> bool {
         let thread = Thread::current();
@@ -493,7 +493,7 @@ impl<L: Layout, const N: usize> Drop for LockMapping<L, N> {
     }
 }
 
-/// What a word was poisoned by.
+/// The cause of a word's poisoning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Poison {
     /// The holder's process or thread has ended.
@@ -590,13 +590,13 @@ impl PoisonableWord {
         mapping.give_up(&self.word, index)
     }
 
-    /// Whether the calling thread owns the word.
+    /// Returns whether the calling thread owns the word.
     #[inline]
     pub fn is_mine(&self) -> bool {
         self.word.owner() == Some(Thread::current().id())
     }
 
-    /// The robust word itself.
+    /// Returns the robust word itself.
     #[inline]
     pub fn word(&self) -> &RobustWord {
         &self.word

@@ -99,7 +99,7 @@ impl Stalled {
     /// The lock was held, and the caller doesn't wait at all ([`Limit::Zero`]).
     pub const BUSY: Stalled = Stalled { pid: 0, is_stopped: false };
 
-    /// The `Stalled` that caused this error, if one did.
+    /// Returns the `Stalled` that caused this error, if one did.
     pub fn of(error: &io::Error) -> Option<Stalled> {
         error.get_ref()?.downcast_ref().copied()
     }
@@ -207,7 +207,7 @@ impl RobustSpinLock {
         }
     }
 
-    /// Whether a thread holds it at this moment.
+    /// Returns whether a thread holds it at this moment.
     #[cfg(test)]
     pub fn is_held(&self) -> bool {
         self.0.load(SeqCst) & OWNER != 0

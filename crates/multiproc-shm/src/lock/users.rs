@@ -50,13 +50,13 @@ impl Users {
         self.are_recorded.store(1, SeqCst);
     }
 
-    /// Whether there may be processes that are not recorded.
+    /// Returns whether there may be processes that are not recorded.
     pub fn are_incomplete(&self) -> bool {
         self.are_incomplete.load(SeqCst) != 0
     }
 
-    /// The recorded processes. One may appear twice, if two of its threads have entered it at the
-    /// same time.
+    /// Returns the recorded processes. One may appear twice, if two of its threads have entered it
+    /// at the same time.
     pub fn recorded(&self) -> impl Iterator<Item = Identity> {
         self.processes.iter().filter_map(|process| Identity::from_bits(process.load(SeqCst)))
     }

@@ -84,7 +84,7 @@ impl<T: Plain> Cell<T> {
         }
     }
 
-    /// The value.
+    /// Returns the value.
     ///
     /// # Safety
     /// No thread or process may change it while it is borrowed.
@@ -94,7 +94,7 @@ impl<T: Plain> Cell<T> {
         unsafe { &*self.value.get() }
     }
 
-    /// The value, to be changed.
+    /// Returns the value, to be changed.
     ///
     /// # Safety
     /// No other thread or process may access it while it is borrowed.

@@ -30,12 +30,12 @@ impl GrowableMapping {
         GrowableMapping { base, first, pieces: [const { AtomicPtr::new(std::ptr::null_mut()) }; PIECES] }
     }
 
-    /// The offset in the file.
+    /// Returns the offset in the file.
     pub fn base(&self) -> u64 {
         self.base
     }
 
-    /// The end of the piece in which `offset` lies. Every access must lie within one piece.
+    /// Returns the end of the piece in which `offset` lies. Every access must lie within one piece.
     #[inline]
     pub fn end_of_piece(&self, offset: u64) -> u64 {
         if offset >> self.first == 0 { 1 << self.first } else { 2 << offset.ilog2() }
@@ -52,7 +52,7 @@ impl GrowableMapping {
         file.grow(self.base + self.end_of_piece(offset))
     }
 
-    /// The address of `len` bytes at `offset`. Maps the piece if it isn't mapped yet.
+    /// Returns the address of `len` bytes at `offset`. Maps the piece if it isn't mapped yet.
     ///
     /// # Errors
     /// `InvalidData` if they aren't in one piece, or the file is too short; `ENOMEM`.
@@ -99,7 +99,7 @@ impl GrowableMapping {
         }
     }
 
-    /// The words at `offset`, a multiple of 8, as atomics.
+    /// Returns the words at `offset`, a multiple of 8, as atomics.
     ///
     /// # Errors
     /// As [`address`](GrowableMapping::address).
@@ -111,7 +111,7 @@ impl GrowableMapping {
         Ok(unsafe { std::slice::from_raw_parts(start.as_ptr().cast(), count) })
     }
 
-    /// The struct of atomics at `offset`, a multiple of its size, which is a power of two.
+    /// Returns the struct of atomics at `offset`, a multiple of its size, which is a power of two.
     ///
     /// # Errors
     /// As [`address`](GrowableMapping::address).

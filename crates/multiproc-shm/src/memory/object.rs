@@ -37,7 +37,7 @@ struct Inner<L> {
 }
 
 impl<L: Layout> Object<L> {
-    /// A new object, all zero.
+    /// Creates an object, all zero.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
@@ -45,7 +45,7 @@ impl<L: Layout> Object<L> {
         Ok(Object::of(Segment::create()?, Arc::new(Notifier::new(Tokens::Heard)?), None))
     }
 
-    /// A new object in a slab, all zero.
+    /// Creates an object in a slab, all zero.
     ///
     /// # Errors
     /// As [`Slab::create_slot`].
@@ -54,7 +54,7 @@ impl<L: Layout> Object<L> {
         Ok(Object::in_slab(segment, slot))
     }
 
-    /// The object in this slot of a slab.
+    /// Opens the object in this slot of a slab.
     ///
     /// # Errors
     /// As [`Slab::open_slot`].
@@ -69,7 +69,7 @@ impl<L: Layout> Object<L> {
         Object::of(segment, notifier, Some(slot))
     }
 
-    /// An object that was received from another process.
+    /// Opens an object that was received from another process.
     ///
     /// # Errors
     /// `InvalidData` when the descriptors are something else; `ENOMEM`.
@@ -88,8 +88,8 @@ impl<L: Layout> Object<L> {
         Object { inner, copy: AtomicU32::new(copy_number()), waiters: AtomicUsize::new(0) }
     }
 
-    /// The notifier, for a caller that is about to use it: counts this handle if that isn't done
-    /// yet.
+    /// Returns the notifier, for a caller that is about to use it: counts this handle if that isn't
+    /// done yet.
     #[inline]
     pub fn notifier(&self) -> &Notifier {
         if self.copy.load(Relaxed) != copy_number() {
@@ -115,17 +115,17 @@ impl<L: Layout> Object<L> {
         &self.inner.segment
     }
 
-    /// The index of this process's latest entry in the object's ledger.
+    /// Returns the index of this process's latest entry in the object's ledger.
     pub fn ledger_index(&self) -> &AtomicU32 {
         &self.inner.ledger_index
     }
 
-    /// The memory file, to be sent together with [the wake pipe](Object::wake_pipe).
+    /// Returns the memory file, to be sent together with [the wake pipe](Object::wake_pipe).
     pub fn memory(&self) -> BorrowedFd<'_> {
         self.inner.segment.file().as_fd()
     }
 
-    /// A descriptor of the wake pipe, to be sent.
+    /// Returns a descriptor of the wake pipe, to be sent.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`.
@@ -144,12 +144,12 @@ impl<L: Layout> Object<L> {
         Ok([self.memory().try_clone_to_owned()?, self.wake_pipe()?])
     }
 
-    /// The slot, if the object lies in a slab.
+    /// Returns the slot, if the object lies in a slab.
     pub fn slot(&self) -> Option<&Slot> {
         self.inner.slot.as_ref()
     }
 
-    /// The way in which the notifier counts a caller that waits by this handle.
+    /// Returns the way in which the notifier counts a caller that waits by this handle.
     pub fn through(&self) -> ViaHandle<'_> {
         ViaHandle::Handle(&self.waiters)
     }

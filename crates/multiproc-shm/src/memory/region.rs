@@ -75,7 +75,7 @@ const LOCKED: u32 = u32::MAX;
 /// The kind of the error for an attempt to write memory that has been frozen.
 pub const FROZEN: io::ErrorKind = io::ErrorKind::ReadOnlyFilesystem;
 
-/// What tells element types apart; all zeros for bytes, which can be opened as any type.
+/// Identifies an element type; all zeros for bytes, which can be opened as any type.
 pub type Kind = [u64; 3];
 
 /// How the memory is used.
@@ -128,7 +128,7 @@ pub enum Pages {
     Reserved,
 }
 
-/// What the descriptors of a region allow their holder.
+/// The access that the descriptors of a region give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// Reading and writing.
@@ -244,8 +244,8 @@ impl Region {
         Ok(Region { control, file, mapping, access })
     }
 
-    /// The descriptors from which another process can [open](Region::open) the region with this
-    /// access: the control's, and the memory's if it has its own file.
+    /// Returns the descriptors from which another process can [open](Region::open) the region with
+    /// this access: the control's, and the memory's if it has its own file.
     ///
     /// # Errors
     /// `Unsupported` for read-only access if the memory lies behind the control; `EMFILE`,
@@ -260,17 +260,17 @@ impl Region {
         Ok((self.control.as_fd().try_clone_to_owned()?, file))
     }
 
-    /// The descriptor of the control.
+    /// Returns the descriptor of the control.
     pub fn control(&self) -> BorrowedFd<'_> {
         self.control.as_fd()
     }
 
-    /// The descriptor of the memory, if it has a file of its own.
+    /// Returns the descriptor of the memory, if it has a file of its own.
     pub fn memory(&self) -> Option<BorrowedFd<'_>> {
         self.file.as_ref().map(AsFd::as_fd)
     }
 
-    /// What errors call it.
+    /// Returns its name in error texts.
     pub fn name(&self) -> &'static str {
         if self.file.is_some() { "shared memory" } else { "array" }
     }
@@ -280,7 +280,7 @@ impl Region {
         self.access
     }
 
-    /// The length, in bytes.
+    /// Returns the length, in bytes.
     #[inline]
     pub fn len(&self) -> usize {
         (self.control.len.load(SeqCst) as usize).min(self.mapping.len())
@@ -291,17 +291,17 @@ impl Region {
         self.len() == 0
     }
 
-    /// The maximum length, in bytes.
+    /// Returns the maximum length, in bytes.
     pub fn most(&self) -> usize {
         (self.control.most.load(Relaxed) as usize).min(self.mapping.len())
     }
 
-    /// The type of the elements.
+    /// Returns the type of the elements.
     pub fn kind(&self) -> Kind {
         std::array::from_fn(|index| self.control.kind[index].load(Relaxed))
     }
 
-    /// The address of the memory. It never changes.
+    /// Returns the address of the memory. It never changes.
     #[inline]
     pub fn start(&self) -> NonNull<u8> {
         self.mapping.start()
@@ -374,7 +374,7 @@ impl Region {
         }
     }
 
-    /// The lock, for the methods of [`Readers`] and [`crate::lock::parts`].
+    /// Returns the lock, for the methods of [`Readers`] and [`crate::lock::parts`].
     #[inline]
     pub fn lock(&self) -> &LockMapping<Control, { WORDS + MAX_PARTS }> {
         &self.control
@@ -390,7 +390,7 @@ impl Region {
             .divide(plan, Deadline::Never, |count| self.control.allocate_for(&self.control.parts[..count]).is_ok())
     }
 
-    /// The version of the current division, and its plan.
+    /// Returns the version of the current division, and its plan.
     pub fn plan(&self) -> Option<(u32, Plan)> {
         self.control.division.plan()
     }

@@ -99,7 +99,7 @@ impl Scratch {
         (self.skipped, self.len) = (0, 0);
     }
 
-    /// The content.
+    /// Returns the content.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: `len` bytes have been written, and all byte patterns are valid.

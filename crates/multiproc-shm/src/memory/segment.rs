@@ -177,7 +177,7 @@ impl<L: Layout> Segment<L> {
         std::mem::forget(self.mapping);
     }
 
-    /// Whether `what` lies in this segment's memory.
+    /// Returns whether `what` lies in this segment's memory.
     #[inline]
     pub fn holds<T: ?Sized>(&self, what: &T) -> bool {
         let offset = (&raw const *what).addr().wrapping_sub(self.mapping.start().as_ptr() as usize);
@@ -194,8 +194,8 @@ impl<L: Layout> Segment<L> {
         self.file.allocate(self.base + offset as u64, size_of_val(part) as u64)
     }
 
-    /// The integers behind the layout, zero at first. Those that haven't been allocated must not be
-    /// touched.
+    /// Returns the integers behind the layout, zero at first. Those that haven't been allocated
+    /// must not be touched.
     pub fn more(&self) -> &[AtomicU64] {
         let more = ((self.mapping.len() - Self::LEN) / 8).min(L::TRAILING_WORDS);
         // SAFETY: the mapping has room for this many integers behind the layout, which ends at a
@@ -214,12 +214,12 @@ impl<L: Layout> Segment<L> {
         Ok(((page + 1) * PAGE / 8).min(self.more().len()))
     }
 
-    /// The memory file, for more segments in it.
+    /// Returns the memory file, for more segments in it.
     pub fn shared_file(&self) -> &Arc<SharedFile> {
         &self.file
     }
 
-    /// The memory file, for sending it, or for mapping more of it.
+    /// Returns the memory file, for sending it, or for mapping more of it.
     pub fn file(&self) -> &SharedFile {
         &self.file
     }

@@ -31,7 +31,7 @@ impl FdBundle {
     /// Packs `fds` into a bundle.
     ///
     /// # Errors
-    /// Those of the system: `EMFILE`, and the limit of descriptors in flight.
+    /// `EMFILE`, and the limit of descriptors in flight.
     pub fn pack(fds: Vec<OwnedFd>) -> io::Result<FdBundle> {
         let invalid =
             |_| io::Error::new(io::ErrorKind::InvalidInput, format!("a message cannot carry {} handles", fds.len()));
@@ -75,19 +75,19 @@ impl FdBundle {
         Ok(FdBundle { parts, count })
     }
 
-    /// A bundle as it was received; none if `count` and `parts` can't belong together.
+    /// Makes a bundle of what was received; `None` if `count` and `parts` can't belong together.
     pub fn received(parts: Vec<OwnedFd>, count: u32) -> Option<FdBundle> {
         let loose = count as usize <= MAX_UNPACKED;
         let fits = if loose { parts.len() == count as usize } else { !parts.is_empty() };
         fits.then_some(FdBundle { parts, count })
     }
 
-    /// The descriptors that go in the message.
+    /// Returns the descriptors that go in the message.
     pub fn parts(&self) -> &[OwnedFd] {
         &self.parts
     }
 
-    /// The total number of descriptors.
+    /// Returns the total number of descriptors.
     pub fn count(&self) -> u32 {
         self.count
     }

@@ -81,7 +81,7 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// The front: what the message is about.
+    /// Returns the front: what the message is about.
     pub fn front(&self) -> &[u8] {
         match &self.front {
             Bytes::Inline(bytes) => bytes,
@@ -288,16 +288,16 @@ impl Head {
         })
     }
 
-    /// The payload's descriptors among `fds`, those of the message; fewer if the header announces
-    /// more than there are.
+    /// Returns the payload's descriptors among `fds`, those of the message; fewer if the header
+    /// announces more than there are.
     pub fn parts<'a>(&self, fds: &'a [OwnedFd]) -> &'a [OwnedFd] {
         let files = (self.in_files & (FRONT_IN_FILE | PAYLOAD_IN_FILE)).count_ones() as usize;
         let end = fds.len().saturating_sub(files);
         &fds[end.saturating_sub(self.parts.into())..end]
     }
 
-    /// Whether a message with `len` bytes after its header consists of nothing but an inline
-    /// payload.
+    /// Returns whether a message with `len` bytes after its header consists of nothing but an
+    /// inline payload.
     pub fn is_plain(&self, len: usize) -> bool {
         let nothing_else =
             self.in_files == 0 && self.front_len == 0 && (self.handles, self.parts, self.fds) == (0, 0, 0);

@@ -62,7 +62,7 @@ impl Bytes {
         self.len() == 0
     }
 
-    /// The bytes as a slice. Fails if there is no memory to map a file.
+    /// Returns the bytes as a slice. Fails if there is no memory to map a file.
     pub fn open(&self) -> io::Result<View<'_>> {
         Ok(match self {
             Bytes::Inline(bytes) => View::Borrowed(bytes),
@@ -173,19 +173,19 @@ impl Sink {
         Ok(())
     }
 
-    /// Whether exactly `len` bytes have been written, in memory, and without an error.
+    /// Returns whether exactly `len` bytes have been written, in memory, and without an error.
     #[inline]
     pub fn holds_only(&self, len: usize) -> bool {
         self.file.is_none() && self.buffer.len() == len && self.failure.is_none()
     }
 
-    /// The error, if there was one. The bytes written so far are incomplete then.
+    /// Returns the error, if there was one. The bytes written so far are incomplete then.
     #[inline]
     pub fn take_failure(&mut self) -> Option<io::Error> {
         self.failure.take()
     }
 
-    /// All bytes that were written.
+    /// Returns all bytes that were written.
     pub fn finish(mut self) -> io::Result<Bytes> {
         if let Some(failure) = self.failure {
             return Err(failure);

@@ -54,7 +54,7 @@ layout! {
 }
 
 layout! {
-    /// What a round knows of those before it.
+    /// The outcomes of the rounds before a round.
     struct History {
         /// Whether each of the last 64 rounds was broken, one bit each; the lowest bit is for the
         /// latest.
@@ -155,7 +155,7 @@ impl Phase {
     }
 }
 
-/// What the ledger notes about a process: a round, and how many of its threads have arrived in it.
+/// The ledger's note about a process: a round, and how many of its threads have arrived in it.
 #[derive(Debug, Clone, Copy)]
 struct Note(u64);
 
@@ -396,12 +396,12 @@ impl Barrier {
         self
     }
 
-    /// The object behind the barrier.
+    /// Returns the object behind the barrier.
     pub fn object(&self) -> &Object<BarrierState> {
         &self.object
     }
 
-    /// A handle of the barrier that this object is.
+    /// Makes a barrier of its object.
     pub fn from_object(object: Object<BarrierState>) -> Barrier {
         Barrier { object, is_interruptible: false }
     }

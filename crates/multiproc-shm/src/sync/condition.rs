@@ -219,12 +219,12 @@ impl Condition {
         self
     }
 
-    /// The object behind the condition.
+    /// Returns the object behind the condition.
     pub fn object(&self) -> &Object<Tickets> {
         &self.object
     }
 
-    /// A handle of the condition that this object is.
+    /// Makes a condition of its object.
     pub fn from_object(object: Object<Tickets>) -> Condition {
         Condition { object, is_interruptible: false }
     }

@@ -112,12 +112,12 @@ impl Event {
         self
     }
 
-    /// The object behind the event.
+    /// Returns the object behind the event.
     pub fn object(&self) -> &Object<EventState> {
         &self.object
     }
 
-    /// A handle of the event that this object is.
+    /// Makes a event of its object.
     pub fn from_object(object: Object<EventState>) -> Event {
         Event { object, is_interruptible: false }
     }

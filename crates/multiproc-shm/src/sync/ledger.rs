@@ -55,17 +55,17 @@ layout! {
 pub struct Entry<'a> {
     /// The identity of the process; 0 if the entry is free.
     pub owner: &'a AtomicU64,
-    /// What the object notes about that process.
+    /// The object's note about that process.
     pub note: &'a AtomicU64,
 }
 
 impl Entry<'_> {
-    /// The identity of the process; 0 if the entry is free.
+    /// Returns the identity of the process; 0 if the entry is free.
     pub fn owner(self) -> u64 {
         self.owner.load(Relaxed)
     }
 
-    /// What the object notes about that process.
+    /// Returns the object's note about that process.
     pub fn note(self) -> u64 {
         self.note.load(Relaxed)
     }
@@ -107,7 +107,7 @@ impl<'a, L: Layout> Book<'a, L> {
         NEAR_ENTRIES + (self.ledger.allocated.load(Relaxed) as usize).min(self.far())
     }
 
-    /// The entry with this index, if it has memory.
+    /// Returns the entry with this index, if it has memory.
     #[inline]
     pub fn entry(self, index: usize) -> Option<Entry<'a>> {
         let [owner, note] = match self.ledger.near.get(index) {
@@ -118,7 +118,7 @@ impl<'a, L: Layout> Book<'a, L> {
         Some(Entry { owner, note })
     }
 
-    /// All entries that may be in use, with their indices.
+    /// Returns all entries that may be in use, with their indices.
     pub fn entries(self) -> impl Iterator<Item = (usize, Entry<'a>)> {
         (0..self.used()).filter_map(move |index| Some((index, self.entry(index)?)))
     }
@@ -186,7 +186,7 @@ impl<'a, L: Layout> Book<'a, L> {
     }
 }
 
-/// The identity of the calling process, as it is written in a ledger.
+/// Returns the identity of the calling process, as it is written in a ledger.
 ///
 /// # Errors
 /// When `/proc` is not mounted.
@@ -195,7 +195,7 @@ pub fn me() -> io::Result<u64> {
     Identity::current().map(Identity::to_bits)
 }
 
-/// Those of `processes` that have ended, as far as there are descriptors to find out.
+/// Returns the ended ones of `processes`, as far as there are descriptors to find out.
 pub fn dead_of(mut processes: Vec<Identity>) -> Vec<Identity> {
     processes.retain(|process| process.has_ended().unwrap_or(false));
     processes

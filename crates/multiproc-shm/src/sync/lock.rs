@@ -25,7 +25,7 @@ layout! {
 }
 
 impl LockState {
-    /// The word.
+    /// Returns the word.
     #[inline]
     pub fn poisonable(&self) -> &PoisonableWord {
         &self.poisonable
@@ -129,7 +129,7 @@ impl Lock {
         }
     }
 
-    /// The memory file.
+    /// Returns the memory file.
     pub fn memory(&self) -> BorrowedFd<'_> {
         self.mapping.as_fd()
     }
@@ -147,13 +147,13 @@ impl Lock {
         self
     }
 
-    /// The memory, with the words that this process takes by this handle and its clones.
+    /// Returns the memory, with the words that this process takes by this handle and its clones.
     #[inline]
     pub fn mapping(&self) -> &Arc<LockMapping<LockState>> {
         &self.mapping
     }
 
-    /// The lock's word.
+    /// Returns the lock's word.
     #[inline]
     pub fn poisonable(&self) -> &PoisonableWord {
         &self.mapping.poisonable
@@ -222,7 +222,7 @@ impl Lock {
         }
     }
 
-    /// The processes that take the lock, recorded if conditions share it.
+    /// Returns the processes that take the lock, recorded if conditions share it.
     pub fn users(&self) -> users::LockUsers<'_> {
         users::LockUsers { users: &self.mapping.users, file: self.memory() }
     }

@@ -196,12 +196,12 @@ impl Semaphore {
         self
     }
 
-    /// The object behind the semaphore.
+    /// Returns the object behind the semaphore.
     pub fn object(&self) -> &Object<Permits> {
         &self.object
     }
 
-    /// A handle of the semaphore that this object is.
+    /// Makes a semaphore of its object.
     ///
     /// # Errors
     /// `InvalidData` if it is a [`ProcessLock`](super::ProcessLock).
@@ -384,8 +384,8 @@ impl Semaphore {
         Ok(())
     }
 
-    /// As [`entry_with_one_less`](Semaphore::entry_with_one_less), for another entry of this process, or for
-    /// another process.
+    /// As [`entry_with_one_less`](Semaphore::entry_with_one_less), for another entry of this
+    /// process, or for another process.
     #[cold]
     fn any_entry_with_one_less(&self) -> Option<(u32, u64, u64)> {
         let me = me().ok();

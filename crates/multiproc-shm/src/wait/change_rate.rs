@@ -44,7 +44,7 @@ pub struct ChangeRate {
 }
 
 impl ChangeRate {
-    /// Whether a check is due. Must be called at each put.
+    /// Returns whether a check is due. Must be called at each put.
     #[inline]
     pub fn is_due(&self) -> bool {
         let puts = self.puts.load(Relaxed);

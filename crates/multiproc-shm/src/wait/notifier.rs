@@ -29,7 +29,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 /// epoll sets, themselves members of sets, watch the same file.
 const MAX_SUBSCRIPTIONS: usize = 256;
 
-/// What happens to tokens in the pipe. See `PROTOCOL.md`, "The wake pipe".
+/// How tokens leave the pipe. See `PROTOCOL.md`, "The wake pipe".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tokens {
     /// A waiter that finds nothing to take removes them, so that the pipe's descriptor can also be
@@ -231,7 +231,7 @@ impl Notifier {
         Ok(Waiting { notifier: self, reader, subscription, through, is_future: true })
     }
 
-    /// Whether this process has threads that don't wait here, apart from the calling one.
+    /// Returns whether this process has threads that don't wait here, apart from the calling one.
     pub fn has_others(&self) -> bool {
         let waiters = self.state().waiters;
         threads::count().is_ok_and(|threads| threads > waiters + 1)
@@ -281,9 +281,9 @@ impl Notifier {
         subscription.wait_at(self.as_fd(), others, deadline)
     }
 
-    /// A descriptor to poll for tokens. It is the same for the life of the notifier, so that it can
-    /// be a member of an epoll set, and it never holds the write end, not in fork copies either. At
-    /// the limit of open files it is the pipe's own descriptor.
+    /// Returns a descriptor to poll for tokens. It is the same for the life of the notifier, so
+    /// that it can be a member of an epoll set, and it never holds the write end, not in fork
+    /// copies either. At the limit of open files it is the pipe's own descriptor.
     pub fn fd_to_poll(&self) -> BorrowedFd<'_> {
         if self.polled.get().is_none()
             && let Ok(reader) = self.state().wake_pipe.reader()
@@ -294,7 +294,7 @@ impl Notifier {
         self.polled.get().map_or_else(|| self.as_fd(), |reader| reader.as_fd())
     }
 
-    /// Whether no process is left that could make the change. Never true while one of this
+    /// Returns whether no process is left that could make the change. Never true while one of this
     /// process's openers isn't waiting.
     pub fn is_hung_up(&self) -> bool {
         WakePipe::is_hung_up(self.fd_to_poll()).unwrap_or(false)
@@ -311,16 +311,16 @@ impl Notifier {
         }
     }
 
-    /// Whether no opener is left in any process, waiting or not: for a pipe at which none waits. A
-    /// descriptor in a message in flight counts as an opener.
+    /// Returns whether no opener is left in any process, waiting or not: for a pipe at which none
+    /// waits. A descriptor in a message in flight counts as an opener.
     pub fn is_deserted(&self) -> bool {
         let mut state = self.state();
         state.update_write_end();
         state.read_only && WakePipe::is_hung_up(state.wake_pipe.as_fd()).unwrap_or(false)
     }
 
-    /// A descriptor of the read end to send to another process. That process can't make the change,
-    /// and doesn't count.
+    /// Returns a descriptor of the read end to send to another process. That process can't make the
+    /// change, and doesn't count.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`.
@@ -330,8 +330,8 @@ impl Notifier {
         state.wake_pipe.reader()
     }
 
-    /// A descriptor of both ends to send to another process, which then counts as one that could
-    /// make the change.
+    /// Returns a descriptor of both ends to send to another process, which then counts as one that
+    /// could make the change.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`.
@@ -537,8 +537,8 @@ pub struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    /// A descriptor that becomes readable with a token or a hang-up, for a waiter that polls the
-    /// pipe ([`Polled`](Subscription::Polled)).
+    /// Returns a descriptor that becomes readable with a token or a hang-up, for a waiter that
+    /// polls the pipe ([`Polled`](Subscription::Polled)).
     #[cfg(feature = "async")]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.wake_pipe()

@@ -258,7 +258,7 @@ impl<L: AsyncLayout> Drop for Wait<'_, L> {
     }
 }
 
-/// What a waiter thread serves, of any layout.
+/// A mapping that a waiter thread serves, of any layout.
 trait Served: Send + Sync {
     fn word(&self) -> &RobustWord;
     fn waiters(&self) -> &Waiters;

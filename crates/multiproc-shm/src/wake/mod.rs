@@ -25,7 +25,7 @@ pub async fn take_turns() {
     tokio::task::coop::consume_budget().await;
 }
 
-/// What wakes a future when its descriptor becomes readable.
+/// Wakes a future when its descriptor becomes readable.
 #[derive(Default)]
 pub struct Wakeup(State);
 

@@ -154,7 +154,7 @@ impl From<&Address> for Address {
     }
 }
 
-/// What is known of the other end of a connection.
+/// The other end of a connection, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Peer {

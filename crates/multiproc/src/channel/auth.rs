@@ -93,7 +93,7 @@ pub(crate) const NONCE: usize = 32;
 pub(crate) const NAME: usize = 16;
 pub(crate) const MAC: usize = 32;
 
-/// What a client wants: the code in byte 5 of its header.
+/// A client's request: the code in byte 5 of its header.
 const FIRST_CONNECTION: u8 = 1;
 const SECOND_CONNECTION: u8 = 2;
 

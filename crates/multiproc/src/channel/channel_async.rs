@@ -109,8 +109,8 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// [`JoinFuture`](crate::process::JoinFuture) for what wakes it.
     ///
     /// # Errors
-    /// Those of [`recv`](Receiver::recv); `Io` also when there is no descriptor or thread to wait
-    /// with.
+    /// The errors of [`recv`](Receiver::recv); `Io` also when there is no descriptor or thread to
+    /// wait with.
     pub async fn recv_async(&self) -> Result<T, RecvError> {
         self.receive_async(|| self.try_recv()).await
     }
@@ -141,7 +141,7 @@ impl<T> Receiver<T> {
     /// [`recv_async`](Receiver::recv_async).
     ///
     /// # Errors
-    /// Those of [`recv_bytes`](Receiver::recv_bytes); `Io` also when there is no descriptor or
+    /// The errors of [`recv_bytes`](Receiver::recv_bytes); `Io` also when there is no descriptor or
     /// thread to wait with.
     pub async fn recv_bytes_async(&self) -> Result<Vec<u8>, RecvError> {
         self.receive_async(|| self.try_recv_bytes()).await
@@ -186,8 +186,8 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     /// descriptors while it waits.
     ///
     /// # Errors
-    /// Those of [`send`](Sender::send); `Io` also when there is no descriptor or thread to wait
-    /// with.
+    /// The errors of [`send`](Sender::send); `Io` also when there is no descriptor or thread to
+    /// wait with.
     pub async fn send_async(&self, value: T) -> Result<(), SendError<T>> {
         take_turns().await;
         match self.send_value(&value).await {
@@ -233,8 +233,8 @@ impl<T> Sender<T> {
     /// it may have been, see [`send_async`](Sender::send_async).
     ///
     /// # Errors
-    /// Those of [`send_bytes`](Sender::send_bytes); `Io` also when there is no descriptor or thread
-    /// to wait with.
+    /// The errors of [`send_bytes`](Sender::send_bytes); `Io` also when there is no descriptor or
+    /// thread to wait with.
     pub async fn send_bytes_async(&self, bytes: &[u8]) -> Result<(), SendError<()>> {
         take_turns().await;
         self.send_bytes_as_a_whole(bytes).await.map_err(|kind| self.error((), kind))
@@ -293,7 +293,7 @@ impl<S: Serialize + DeserializeOwned, R> Connection<S, R> {
     /// Sends `value`. See [`Sender::send_async`].
     ///
     /// # Errors
-    /// Those of [`Sender::send_async`].
+    /// The errors of [`Sender::send_async`].
     pub async fn send_async(&self, value: S) -> Result<(), SendError<S>> {
         self.sender().send_async(value).await
     }
@@ -303,7 +303,7 @@ impl<S, R> Connection<S, R> {
     /// Sends `bytes` as one message. See [`Sender::send_bytes_async`].
     ///
     /// # Errors
-    /// Those of [`Sender::send_bytes_async`].
+    /// The errors of [`Sender::send_bytes_async`].
     pub async fn send_bytes_async(&self, bytes: &[u8]) -> Result<(), SendError<()>> {
         self.sender().send_bytes_async(bytes).await
     }
@@ -311,7 +311,7 @@ impl<S, R> Connection<S, R> {
     /// Receives one message as bytes. See [`Receiver::recv_bytes_async`].
     ///
     /// # Errors
-    /// Those of [`Receiver::recv_bytes_async`].
+    /// The errors of [`Receiver::recv_bytes_async`].
     pub async fn recv_bytes_async(&self) -> Result<Vec<u8>, RecvError> {
         self.receiver().recv_bytes_async().await
     }
@@ -321,7 +321,7 @@ impl<S, R: DeserializeOwned> Connection<S, R> {
     /// Receives a value. See [`Receiver::recv_async`].
     ///
     /// # Errors
-    /// Those of [`Receiver::recv_async`].
+    /// The errors of [`Receiver::recv_async`].
     pub async fn recv_async(&self) -> Result<R, RecvError> {
         self.receiver().recv_async().await
     }
@@ -354,8 +354,8 @@ impl Listener {
     /// before that has taken none, and the handshakes that it has begun go on with the next accept.
     ///
     /// # Errors
-    /// Those of [`accept`](Listener::accept); `Accept` also when there is no descriptor or thread
-    /// to wait with.
+    /// The errors of [`accept`](Listener::accept); `Accept` also when there is no descriptor or
+    /// thread to wait with.
     pub async fn accept_async<S, R>(&self) -> Result<Connection<S, R>, ListenError> {
         take_turns().await;
         let attending = self.attend();

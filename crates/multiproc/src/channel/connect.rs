@@ -61,7 +61,7 @@ pub fn connect<S, R>(
 /// ```
 ///
 /// # Errors
-/// Those of [`connect`].
+/// The errors of [`connect`].
 pub fn connect_timeout<S, R>(
     address: impl Into<Address>,
     key: impl Into<Option<Key>>,

@@ -125,7 +125,7 @@ impl<T> Sender<T> {
     /// anything. Waits like [`send`](Sender::send) while there is no room.
     ///
     /// # Errors
-    /// Those of [`send`](Sender::send).
+    /// The errors of [`send`](Sender::send).
     pub fn send_bytes(&self, bytes: &[u8]) -> Result<(), SendError<()>> {
         self.bytes(bytes, Deadline::Never)
     }
@@ -133,7 +133,7 @@ impl<T> Sender<T> {
     /// Like [`send_bytes`](Sender::send_bytes), but doesn't wait for room.
     ///
     /// # Errors
-    /// Those of [`try_send`](Sender::try_send).
+    /// The errors of [`try_send`](Sender::try_send).
     pub fn try_send_bytes(&self, bytes: &[u8]) -> Result<(), SendError<()>> {
         self.bytes(bytes, Deadline::Now)
     }
@@ -141,7 +141,7 @@ impl<T> Sender<T> {
     /// Like [`send_bytes`](Sender::send_bytes), but waits for at most `timeout`.
     ///
     /// # Errors
-    /// Those of [`send_timeout`](Sender::send_timeout).
+    /// The errors of [`send_timeout`](Sender::send_timeout).
     pub fn send_bytes_timeout(&self, bytes: &[u8], timeout: Duration) -> Result<(), SendError<()>> {
         self.bytes(bytes, deadline_after(Some(timeout)))
     }
@@ -351,7 +351,7 @@ impl<T> Receiver<T> {
     /// ```
     ///
     /// # Errors
-    /// Those of [`recv_bytes`](Receiver::recv_bytes).
+    /// The errors of [`recv_bytes`](Receiver::recv_bytes).
     pub fn recv_bytes_into(&self, buffer: &mut Vec<u8>) -> Result<(), RecvError> {
         buffer.clear();
         self.receive(self.limit, Deadline::Never, |kind, body, _| {
@@ -523,7 +523,7 @@ impl<S, R> Connection<S, R> {
     /// Waits until a message has arrived or no sender is left. See [`Receiver::poll`].
     ///
     /// # Errors
-    /// Those of [`Receiver::poll`].
+    /// The errors of [`Receiver::poll`].
     pub fn poll(&self, timeout: impl Into<Option<Duration>>) -> Result<bool, RecvError> {
         self.receiver.poll(timeout)
     }
@@ -531,7 +531,7 @@ impl<S, R> Connection<S, R> {
     /// Sends `bytes` as one message. See [`Sender::send_bytes`].
     ///
     /// # Errors
-    /// Those of [`Sender::send_bytes`].
+    /// The errors of [`Sender::send_bytes`].
     pub fn send_bytes(&self, bytes: &[u8]) -> Result<(), SendError<()>> {
         self.sender.send_bytes(bytes)
     }
@@ -539,7 +539,7 @@ impl<S, R> Connection<S, R> {
     /// Sends `bytes` if there is room now. See [`Sender::try_send_bytes`].
     ///
     /// # Errors
-    /// Those of [`Sender::try_send_bytes`].
+    /// The errors of [`Sender::try_send_bytes`].
     pub fn try_send_bytes(&self, bytes: &[u8]) -> Result<(), SendError<()>> {
         self.sender.try_send_bytes(bytes)
     }
@@ -547,7 +547,7 @@ impl<S, R> Connection<S, R> {
     /// Sends `bytes`; waits for room for at most `timeout`. See [`Sender::send_bytes_timeout`].
     ///
     /// # Errors
-    /// Those of [`Sender::send_bytes_timeout`].
+    /// The errors of [`Sender::send_bytes_timeout`].
     pub fn send_bytes_timeout(&self, bytes: &[u8], timeout: Duration) -> Result<(), SendError<()>> {
         self.sender.send_bytes_timeout(bytes, timeout)
     }
@@ -555,7 +555,7 @@ impl<S, R> Connection<S, R> {
     /// Receives one message as bytes. See [`Receiver::recv_bytes`].
     ///
     /// # Errors
-    /// Those of [`Receiver::recv_bytes`].
+    /// The errors of [`Receiver::recv_bytes`].
     pub fn recv_bytes(&self) -> Result<Vec<u8>, RecvError> {
         self.receiver.recv_bytes()
     }
@@ -563,7 +563,7 @@ impl<S, R> Connection<S, R> {
     /// Receives one message of at most `limit` bytes. See [`Receiver::recv_bytes_max`].
     ///
     /// # Errors
-    /// Those of [`Receiver::recv_bytes_max`].
+    /// The errors of [`Receiver::recv_bytes_max`].
     pub fn recv_bytes_max(&self, limit: u64) -> Result<Vec<u8>, RecvError> {
         self.receiver.recv_bytes_max(limit)
     }
@@ -571,7 +571,7 @@ impl<S, R> Connection<S, R> {
     /// Receives one message as bytes if there is one now. See [`Receiver::try_recv_bytes`].
     ///
     /// # Errors
-    /// Those of [`Receiver::try_recv_bytes`].
+    /// The errors of [`Receiver::try_recv_bytes`].
     pub fn try_recv_bytes(&self) -> Result<Vec<u8>, RecvError> {
         self.receiver.try_recv_bytes()
     }
@@ -580,7 +580,7 @@ impl<S, R> Connection<S, R> {
     /// [`Receiver::recv_bytes_timeout`].
     ///
     /// # Errors
-    /// Those of [`Receiver::recv_bytes_timeout`].
+    /// The errors of [`Receiver::recv_bytes_timeout`].
     pub fn recv_bytes_timeout(&self, timeout: Duration) -> Result<Vec<u8>, RecvError> {
         self.receiver.recv_bytes_timeout(timeout)
     }
@@ -588,7 +588,7 @@ impl<S, R> Connection<S, R> {
     /// Receives one message as bytes, into `buffer`. See [`Receiver::recv_bytes_into`].
     ///
     /// # Errors
-    /// Those of [`Receiver::recv_bytes_into`].
+    /// The errors of [`Receiver::recv_bytes_into`].
     pub fn recv_bytes_into(&self, buffer: &mut Vec<u8>) -> Result<(), RecvError> {
         self.receiver.recv_bytes_into(buffer)
     }
@@ -613,7 +613,7 @@ impl<S: Serialize + DeserializeOwned, R> Connection<S, R> {
     /// Sends `value`; waits while there is no room. See [`Sender::send`].
     ///
     /// # Errors
-    /// Those of [`Sender::send`].
+    /// The errors of [`Sender::send`].
     pub fn send(&self, value: S) -> Result<(), SendError<S>> {
         self.sender.send(value)
     }
@@ -621,7 +621,7 @@ impl<S: Serialize + DeserializeOwned, R> Connection<S, R> {
     /// Sends `value` if there is room now. See [`Sender::try_send`].
     ///
     /// # Errors
-    /// Those of [`Sender::try_send`].
+    /// The errors of [`Sender::try_send`].
     pub fn try_send(&self, value: S) -> Result<(), SendError<S>> {
         self.sender.try_send(value)
     }
@@ -629,7 +629,7 @@ impl<S: Serialize + DeserializeOwned, R> Connection<S, R> {
     /// Sends `value`; waits for room for at most `timeout`. See [`Sender::send_timeout`].
     ///
     /// # Errors
-    /// Those of [`Sender::send_timeout`].
+    /// The errors of [`Sender::send_timeout`].
     pub fn send_timeout(&self, value: S, timeout: Duration) -> Result<(), SendError<S>> {
         self.sender.send_timeout(value, timeout)
     }
@@ -639,7 +639,7 @@ impl<S, R: DeserializeOwned> Connection<S, R> {
     /// Receives a value; waits for it. See [`Receiver::recv`].
     ///
     /// # Errors
-    /// Those of [`Receiver::recv`].
+    /// The errors of [`Receiver::recv`].
     pub fn recv(&self) -> Result<R, RecvError> {
         self.receiver.recv()
     }
@@ -647,7 +647,7 @@ impl<S, R: DeserializeOwned> Connection<S, R> {
     /// Receives a value if there is one now. See [`Receiver::try_recv`].
     ///
     /// # Errors
-    /// Those of [`Receiver::try_recv`].
+    /// The errors of [`Receiver::try_recv`].
     pub fn try_recv(&self) -> Result<R, RecvError> {
         self.receiver.try_recv()
     }
@@ -655,7 +655,7 @@ impl<S, R: DeserializeOwned> Connection<S, R> {
     /// Receives a value; waits for at most `timeout`. See [`Receiver::recv_timeout`].
     ///
     /// # Errors
-    /// Those of [`Receiver::recv_timeout`].
+    /// The errors of [`Receiver::recv_timeout`].
     pub fn recv_timeout(&self, timeout: Duration) -> Result<R, RecvError> {
         self.receiver.recv_timeout(timeout)
     }

@@ -66,12 +66,12 @@ impl<T> SendError<T> {
         SendError { value: (), kind: self.kind, peer: self.peer }
     }
 
-    /// Whether no process has the other end any more.
+    /// Returns whether no process has the other end any more.
     pub fn is_disconnected(&self) -> bool {
         matches!(self.kind, SendErrorKind::Disconnected)
     }
 
-    /// Whether there was no room, and nothing has been sent: it makes sense to try again.
+    /// Returns whether there was no room, and nothing has been sent: it makes sense to try again.
     pub fn is_full(&self) -> bool {
         matches!(self.kind, SendErrorKind::Full | SendErrorKind::Timeout)
     }
@@ -155,12 +155,12 @@ impl RecvError {
         }
     }
 
-    /// Whether this is the end of the stream: no process has the other end any more.
+    /// Returns whether this is the end of the stream: no process has the other end any more.
     pub fn is_disconnected(&self) -> bool {
         matches!(self.kind, RecvErrorKind::Disconnected)
     }
 
-    /// Whether there was no message yet: it makes sense to try again.
+    /// Returns whether there was no message yet: it makes sense to try again.
     pub fn is_empty(&self) -> bool {
         matches!(self.kind, RecvErrorKind::Empty | RecvErrorKind::Timeout)
     }

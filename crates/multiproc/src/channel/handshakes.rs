@@ -587,7 +587,7 @@ impl ListenerShared {
 }
 
 impl Stage {
-    /// The further a client has come, the more work has been done for it.
+    /// Ranks the stages in their order: a later one has cost more work.
     fn rank(&self) -> u8 {
         match self {
             Stage::Hello => 0,
@@ -826,7 +826,7 @@ impl Pending {
     }
 }
 
-/// What comes next in a handshake.
+/// The next step of a handshake.
 enum Step {
     Continue,
     Wait,

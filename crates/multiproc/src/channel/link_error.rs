@@ -34,8 +34,8 @@ impl ConnectError {
         &self.kind
     }
 
-    /// Whether no process listens at the address at the moment: there is no such socket, or its
-    /// listener is gone.
+    /// Returns whether no process listens at the address at the moment: there is no such socket, or
+    /// its listener is gone.
     pub fn is_absent(&self) -> bool {
         match &self.kind {
             ConnectErrorKind::Io(error) => is_absent(error),
@@ -113,13 +113,13 @@ impl ListenError {
         &self.kind
     }
 
-    /// Whether no client has connected yet: it makes sense to try again.
+    /// Returns whether no client has connected yet: it makes sense to try again.
     pub fn is_empty(&self) -> bool {
         matches!(self.kind, ListenErrorKind::Empty | ListenErrorKind::Timeout)
     }
 
-    /// Whether the address is in use: another listener is there, or something else than the socket
-    /// of a dead listener.
+    /// Returns whether the address is in use: another listener is there, or something else than the
+    /// socket of a dead listener.
     pub fn is_in_use(&self) -> bool {
         matches!(&self.kind, ListenErrorKind::Bind(error) if error.kind() == io::ErrorKind::AddrInUse)
     }

@@ -473,7 +473,7 @@ impl fmt::Debug for Listener {
     }
 }
 
-/// What a listener consists of besides its descriptors.
+/// The parts of a listener besides its descriptors.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Parts {
     address: Address,

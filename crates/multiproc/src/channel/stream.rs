@@ -148,7 +148,7 @@ pub(crate) struct Tx {
     outbox: Arc<Mutex<Outbox>>,
 }
 
-/// What is in progress at a sending end.
+/// The message in progress at a sending end.
 #[derive(Debug, Default)]
 struct Outbox {
     mark: MessageMark,
@@ -410,7 +410,7 @@ pub(crate) struct Rx {
     inbox: Arc<Mutex<Inbox>>,
 }
 
-/// What a receiving end has read and not handed out yet.
+/// The message in progress at a receiving end.
 #[derive(Debug)]
 struct Inbox {
     mark: MessageMark,

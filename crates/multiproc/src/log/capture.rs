@@ -143,22 +143,22 @@ pub struct CapturedLine<'a> {
 }
 
 impl<'a> CapturedLine<'a> {
-    /// The name of the process.
+    /// Returns the name of the process.
     pub fn process(&self) -> &'a str {
         self.process
     }
 
-    /// The stream that it was written to.
+    /// Returns the stream that it was written to.
     pub fn stream(&self) -> OutputStream {
         self.stream
     }
 
-    /// The bytes of the line, without the line feed.
+    /// Returns the bytes of the line, without the line feed.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// The text of the line; invalid UTF-8 is replaced.
+    /// Returns the text of the line; invalid UTF-8 is replaced.
     pub fn text(&self) -> Cow<'a, str> {
         String::from_utf8_lossy(self.bytes)
     }

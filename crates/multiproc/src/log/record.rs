@@ -62,17 +62,17 @@ impl RelayedRecord {
         Some(RelayedRecord { original, level, content })
     }
 
-    /// The name of the process that logged it.
+    /// Returns the name of the process that logged it.
     pub fn process(&self) -> &str {
         &self.content.process
     }
 
-    /// The id of that process. It may have ended since.
+    /// Returns the id of that process. It may have ended since.
     pub fn pid(&self) -> i32 {
         self.content.pid
     }
 
-    /// The name of the thread that logged it, if it has one.
+    /// Returns the name of the thread that logged it, if it has one.
     pub fn thread(&self) -> Option<&str> {
         self.content.thread.as_deref()
     }
@@ -104,22 +104,22 @@ impl RelayedRecord {
         &self.content.target
     }
 
-    /// The module that logged it.
+    /// Returns the module that logged it.
     pub fn module_path(&self) -> Option<&str> {
         self.content.module_path.as_deref()
     }
 
-    /// The source file that logged it.
+    /// Returns the source file that logged it.
     pub fn file(&self) -> Option<&str> {
         self.content.file.as_deref()
     }
 
-    /// The line in that source file.
+    /// Returns the line in that source file.
     pub fn line(&self) -> Option<u32> {
         self.content.line
     }
 
-    /// The message.
+    /// Returns the message.
     pub fn message(&self) -> &str {
         &self.content.message
     }
@@ -130,8 +130,8 @@ impl RelayedRecord {
         self.content.pairs.iter().map(|(key, datum)| (key.as_str(), datum.as_value()))
     }
 
-    /// The spans in which it occurred, `outer{id=1}:inner`, if it was an event of `tracing` inside
-    /// any.
+    /// Returns the spans in which it occurred, `outer{id=1}:inner`, if it was an event of `tracing`
+    /// inside any.
     pub fn spans(&self) -> Option<&str> {
         self.content.spans.as_deref().filter(|spans| !spans.is_empty())
     }

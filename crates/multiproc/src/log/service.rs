@@ -35,7 +35,7 @@ impl<T: Send + Sync + 'static> Service<T> {
     /// this name, which takes no signals, runs `serve` for as long as the process lives.
     ///
     /// # Errors
-    /// Those of `make`; `EAGAIN` at the limit of threads.
+    /// The errors of `make`; `EAGAIN` at the limit of threads.
     pub(super) fn here_or_launch(
         &self,
         name: &str,

@@ -69,7 +69,7 @@ pub fn get_logger() -> &'static Logger {
 pub struct Logger(());
 
 impl Logger {
-    /// The least serious level that is printed.
+    /// Returns the least serious level that is printed.
     pub fn level(&self) -> LevelFilter {
         filter(LEVEL.load(Relaxed))
     }

@@ -53,13 +53,13 @@ impl ProcessHandle {
         self.record.pid
     }
 
-    /// Whether it is a daemon: when this process ends, it ends its daemons instead of waiting for
-    /// them.
+    /// Returns whether it is a daemon: when this process ends, it ends its daemons instead of
+    /// waiting for them.
     pub fn daemon(&self) -> bool {
         self.record.daemon
     }
 
-    /// Whether it still runs.
+    /// Returns whether it still runs.
     pub fn is_alive(&self) -> bool {
         !self.record.has_ended()
     }
@@ -310,13 +310,13 @@ impl<T> Child<T> {
         self.handle.pid()
     }
 
-    /// Whether it is a daemon: when this process ends, it ends its daemons instead of waiting for
-    /// them.
+    /// Returns whether it is a daemon: when this process ends, it ends its daemons instead of
+    /// waiting for them.
     pub fn daemon(&self) -> bool {
         self.handle.daemon()
     }
 
-    /// Whether it still runs.
+    /// Returns whether it still runs.
     pub fn is_alive(&self) -> bool {
         self.handle.is_alive()
     }

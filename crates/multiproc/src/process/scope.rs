@@ -112,7 +112,7 @@ struct Members {
     full: usize,
 }
 
-/// What the log names as the reason for ending a process.
+/// The reason for ending a process, in the log.
 const SCOPE: &str = "a scope";
 
 /// The least length of `handles` at which finished processes are removed.

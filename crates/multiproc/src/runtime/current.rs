@@ -111,7 +111,8 @@ impl CurrentProcess {
         threads::getpid()
     }
 
-    /// Whether it is a daemon: when its parent ends, the parent ends it instead of waiting for it.
+    /// Returns whether it is a daemon: when its parent ends, the parent ends it instead of waiting
+    /// for it.
     pub fn daemon(&self) -> bool {
         self.identity.daemon
     }

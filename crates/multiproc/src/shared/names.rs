@@ -33,7 +33,7 @@ pub(crate) const LIMIT: usize = 107 - "multiproc/memory/".len() - "4294967295/".
 /// socket to be closed.
 const INCUMBENT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the owner of a name hands out.
+/// A source of the descriptors that the owner of a name hands out.
 pub(crate) trait Offer: Send + Sync + 'static {
     /// Returns the descriptors for a request. `access` says what is requested: a small number that
     /// owner and client have agreed on.
@@ -74,7 +74,7 @@ pub(crate) fn publish(name: &str, offer: Weak<dyn Offer>) -> Result<Published, N
     }
 }
 
-/// What a client has received from the owner of a name.
+/// The descriptors that a client has received from the owner of a name.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) fds: Vec<OwnedFd>,

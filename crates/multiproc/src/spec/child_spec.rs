@@ -54,7 +54,7 @@ impl Launch<'_> {
     }
 }
 
-/// A process that has been made.
+/// A new process.
 #[derive(Debug)]
 pub(crate) struct Started {
     pub(crate) pid: i32,

@@ -68,12 +68,12 @@ impl ExitStatus {
         }
     }
 
-    /// Whether a signal killed it and the kernel reported a core dump.
+    /// Returns whether a signal killed it and the kernel reported a core dump.
     pub fn core_dumped(&self) -> bool {
         matches!(self.end, Some(End::Signalled { core_dumped: true, .. }))
     }
 
-    /// Whether it exited with code 0.
+    /// Returns whether it exited with code 0.
     pub fn success(&self) -> bool {
         self.code() == Some(0)
     }
@@ -82,8 +82,8 @@ impl ExitStatus {
         self.out_of_memory = true;
     }
 
-    /// Whether the kernel killed it because memory ran out: it was killed by a SIGKILL that this
-    /// process didn't send, and meanwhile the kernel has counted an out-of-memory kill in this
+    /// Returns whether the kernel killed it because memory ran out: it was killed by a SIGKILL that
+    /// this process didn't send, and meanwhile the kernel has counted an out-of-memory kill in this
     /// process's control group (or on this machine, if the group has no such counter).
     pub fn out_of_memory(&self) -> bool {
         self.out_of_memory
@@ -275,7 +275,7 @@ impl JoinError {
         self.kind
     }
 
-    /// Whether the target panicked.
+    /// Returns whether the target panicked.
     pub fn is_panic(&self) -> bool {
         matches!(self.kind, JoinErrorKind::Panicked(_))
     }

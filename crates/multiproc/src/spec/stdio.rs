@@ -39,8 +39,8 @@ enum Kind {
 }
 
 impl Stdio {
-    /// The parent's own stream at the moment of the start, close-on-exec or not; `/dev/null` if it
-    /// is closed. This is the default.
+    /// Inherits the parent's own stream at the moment of the start, close-on-exec or not;
+    /// `/dev/null` if it is closed. This is the default.
     pub fn inherit() -> Stdio {
         Stdio(Kind::Inherit)
     }
@@ -50,8 +50,8 @@ impl Stdio {
         Stdio(Kind::Null)
     }
 
-    /// A new pipe. The parent gets the other end, in the field of [`Child`](crate::Child) of the
-    /// same name.
+    /// Makes a pipe. The parent gets the other end, in the field of [`Child`](crate::Child)
+    /// of the same name.
     ///
     /// A pipe holds 64 KiB. A process that writes more blocks until its parent reads, so read
     /// before you wait for the process, or let

@@ -204,7 +204,7 @@ impl fmt::Display for HandshakeError {
 
 impl std::error::Error for HandshakeError {}
 
-/// What went wrong in a handshake. See [`HandshakeError`].
+/// Why a handshake failed. See [`HandshakeError`].
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeErrorKind {

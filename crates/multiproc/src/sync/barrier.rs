@@ -212,7 +212,7 @@ impl<'de> Deserialize<'de> for Barrier {
     }
 }
 
-/// What a party of a [`Barrier`] gets when all have arrived.
+/// The result of a wait at a [`Barrier`] when all parties have arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BarrierWaitResult {
     index: usize,
@@ -244,7 +244,7 @@ pub enum BarrierError {
     Io(io::Error),
 }
 
-/// What has broken a [`Barrier`].
+/// The cause for which a [`Barrier`] is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BrokenBy {

@@ -144,13 +144,13 @@ impl<G> Poisoned<G> {
         self.cause
     }
 
-    /// The process that poisoned the lock. `None` if it died right after it took the lock, before
-    /// that was recorded.
+    /// Returns the process that poisoned the lock. `None` if it died right after it took the lock,
+    /// before that was recorded.
     pub fn pid(&self) -> Option<i32> {
         self.holder.map(|holder| holder.pid)
     }
 
-    /// The thread of that process.
+    /// Returns the thread of that process.
     pub fn tid(&self) -> Option<i32> {
         self.holder.map(|holder| holder.tid)
     }

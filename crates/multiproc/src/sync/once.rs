@@ -66,7 +66,7 @@ pub struct Once {
     inner: Arc<LockMapping<Shared>>,
 }
 
-/// What the closure of [`Once::call_once`] finds.
+/// The state of a [`Once`] when its closure begins.
 #[derive(Debug)]
 pub struct OnceState {
     before: Option<(Poison, Option<Holder>)>,

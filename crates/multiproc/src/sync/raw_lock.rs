@@ -29,7 +29,7 @@ pub(crate) trait RawLock {
     /// The lock can't be acquired, however long the caller waits.
     fn acquire(&self, deadline: Deadline) -> Result<Option<Self::Hold>, Misuse>;
 
-    /// What the lock is poisoned by, and the thread that has poisoned it if that is known.
+    /// The cause of the lock's poison, and the thread that poisoned it if that is known.
     fn poison(&self) -> Option<(Poison, Option<Holder>)>;
 
     /// Whether the lock is poisoned.

@@ -78,8 +78,8 @@ impl CodecError {
         self
     }
 
-    /// The encoded bytes of the received value that could not be read; `None` if the error is not
-    /// about a received value, or if there was no memory to keep it.
+    /// Returns the encoded bytes of the received value that could not be read; `None` if the error
+    /// is not about a received value, or if there was no memory to keep it.
     pub fn bytes(&self) -> Option<&[u8]> {
         self.bytes.as_deref()
     }

@@ -96,7 +96,7 @@ impl Tag {
         [Tag::MAP, Tag::STRUCT].contains(&self) || self.is_variant() && self != Tag::UNIT_VARIANT
     }
 
-    /// What error texts call it.
+    /// Returns its name in error texts.
     fn name(self) -> &'static str {
         match self {
             Tag::UNIT | Tag::NONE => "nothing",

@@ -11,7 +11,7 @@ use serde::forward_to_deserialize_any;
 use super::{MAX_DEPTH, Tag};
 use crate::transfer::compact::{Error, Number, TOO_DEEP, numbers};
 
-/// What a type gets that asks what comes next.
+/// How values are read for a type that asks what comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reading {
     /// Exactly what was written: `Some`, `None` and `()` are three things, a number has its type, a
