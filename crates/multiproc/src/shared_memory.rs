@@ -17,7 +17,8 @@ pub use crate::shared::value::Value;
 /// serde's traits needs this bound:
 ///
 /// ```
-/// use multiproc::{Array, Plain, Process, Value};
+/// use multiproc::shared_memory::Plain;
+/// use multiproc::{Array, Process, Value};
 /// use serde::{Deserialize, Serialize};
 ///
 /// #[derive(Serialize, Deserialize)]
