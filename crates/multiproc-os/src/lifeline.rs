@@ -32,6 +32,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering::Relaxed};
 
+use crate::poll::poll_raw;
 use crate::{credentials, cvt, namespace, threads};
 
 /// `F_SETSIG` of fcntl(2), the same on all architectures.
@@ -171,15 +172,14 @@ fn is_the_socket(raw: RawFd) -> bool {
 
 /// Returns whether the other end is closed or cut.
 fn is_cut(raw: RawFd) -> bool {
-    let mut polled = libc::pollfd { fd: raw, events: libc::POLLRDHUP, revents: 0 };
+    let mut polled = [libc::pollfd { fd: raw, events: libc::POLLRDHUP, revents: 0 }];
     // A signal with a handler interrupts even a poll(2) that doesn't wait.
-    // SAFETY: the structure is a local variable, and the count is 1.
-    while unsafe { libc::poll(&raw mut polled, 1, 0) } < 0 {
-        if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+    while let Err(error) = poll_raw(&mut polled, 0) {
+        if error.kind() != io::ErrorKind::Interrupted {
             return false;
         }
     }
-    polled.revents & (libc::POLLHUP | libc::POLLRDHUP) != 0
+    polled[0].revents & (libc::POLLHUP | libc::POLLRDHUP) != 0
 }
 
 /// Returns the second last real-time signal: programs and libraries that use some allocate them

@@ -62,7 +62,7 @@ pub fn write_all(number: usize, mut bytes: &[u8]) -> io::Result<()> {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => bytes = &bytes[written..],
             Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::AGAIN) => drop(crate::poll::wait_for_room(fd, None)?),
+            Err(rustix::io::Errno::AGAIN) => drop(crate::poll::wait_writable(fd, None)?),
             Err(error) => return Err(error.into()),
         }
     }

@@ -16,10 +16,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 
-use crate::epoll::{Epoll, Often};
+use crate::epoll::{Epoll, Trigger};
+use crate::poll::{PollFd, PollFlags, poll_until, wait_hung_up};
 
 /// A descriptor of a wake pipe, for reading and writing or for reading only.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl Subscription {
     /// `EMFILE`, `ENFILE`; `ENOSPC` when the user has too many descriptors in such sets.
     pub fn new(reader: impl AsFd) -> io::Result<Subscription> {
         let set = Epoll::new()?;
-        set.add(reader, Subscription::WAKE_PIPE, Often::News)?;
+        set.add(reader, Subscription::WAKE_PIPE, Trigger::Edge)?;
         let subscription = Subscription { set };
         // Tokens written before don't count.
         subscription.heard()?;
@@ -73,7 +73,7 @@ impl Subscription {
     /// `ENOSPC` when the user has too many descriptors in such sets; `EINVAL` when `other` is in
     /// hundreds of them.
     pub fn add(&self, other: impl AsFd) -> io::Result<()> {
-        self.set.add(other, Subscription::OTHER, Often::Always)
+        self.set.add(other, Subscription::OTHER, Trigger::Level)
     }
 }
 
@@ -228,7 +228,7 @@ impl WakePipe {
     /// # Errors
     /// Those of poll(2).
     pub fn is_hung_up(reader: BorrowedFd<'_>) -> io::Result<bool> {
-        crate::poll::wait_for_hangup(reader, Some(Instant::now()))
+        wait_hung_up(reader, Some(Instant::now()))
     }
 
     /// Waits for a token, a hang-up, one of `others` to be readable or closed, or `deadline`.
@@ -260,7 +260,7 @@ impl WakePipe {
         polled.extend(others.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)));
         polled.extend(subscription.map(|subscription| PollFd::new(subscription, PollFlags::IN)));
         loop {
-            crate::poll::poll_until(&mut polled, deadline)?;
+            poll_until(&mut polled, deadline)?;
             let wake_pipe = polled[0].revents();
             let (others, heard) = polled[1..].split_at(others.len());
             return Ok(match () {

@@ -299,7 +299,7 @@ mod tests {
                                 assert_eq!((usize::from(kind), bytes.len()), (handles, bytes[0].into()));
                                 taken.fetch_add(1, Relaxed);
                             }
-                            Err(PacketError::Empty) => drop(multiproc_os::poll::wait_for_input(&b, None).unwrap()),
+                            Err(PacketError::Empty) => drop(multiproc_os::poll::wait_readable(&b, None).unwrap()),
                             Err(PacketError::Closed) => return,
                             Err(error) => panic!("{error}"),
                         }
@@ -312,7 +312,7 @@ mod tests {
                 let payload = payload(&vec![len as u8; len], handles);
                 while let Err(error) = try_send(&a, handles as u8, &payload) {
                     assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
-                    multiproc_os::poll::wait_for_room(&a, None).unwrap();
+                    multiproc_os::poll::wait_writable(&a, None).unwrap();
                 }
             }
             fd_passing::hang_up(&a).unwrap();

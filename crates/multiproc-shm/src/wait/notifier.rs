@@ -274,7 +274,7 @@ impl Notifier {
             // The write end could not be opened, at the limit of open files, so a hang-up says
             // nothing.
             return deaf(deadline, |until| {
-                let ended = poll::wait_readable(others, Some(until))?;
+                let ended = poll::wait_any_in(others, Some(until))?;
                 Ok(if ended.is_empty() { WakeReason::Late } else { WakeReason::Other })
             });
         }
@@ -303,7 +303,7 @@ impl Notifier {
     /// Makes the [descriptor to poll](Notifier::fd_to_poll) readable now, as the condition holds
     /// already.
     pub fn show(&self) {
-        let readable = poll::wait_readable(&[self.fd_to_poll()], Some(Instant::now()));
+        let readable = poll::wait_any_in(&[self.fd_to_poll()], Some(Instant::now()));
         if readable.is_ok_and(|readable| readable.is_empty()) {
             self.notify();
             // To write the token, a process without an opener may have opened the write end.
@@ -480,7 +480,7 @@ impl Subscription {
     /// [`Hears`](Subscription::Hears).
     #[cfg(feature = "async")]
     pub fn glance(&self, others: &[BorrowedFd<'_>]) -> io::Result<WakeReason> {
-        if !poll::wait_readable(others, Some(Instant::now()))?.is_empty() {
+        if !poll::wait_any_in(others, Some(Instant::now()))?.is_empty() {
             return Ok(WakeReason::Other);
         }
         match self {

@@ -87,7 +87,7 @@ fn client(name: &str) -> OwnedFd {
 
 /// What a guest is told; none if it has been left without a word.
 fn told(client: &OwnedFd) -> Option<Result<Answer, Unfit>> {
-    assert!(poll::wait_for_input(client, Some(late())).unwrap());
+    assert!(poll::wait_readable(client, Some(late())).unwrap());
     let mut bytes = [0; 64];
     match socket::try_read(client, &mut bytes) {
         Ok(0) => None,
@@ -313,9 +313,9 @@ fn meets(answers: &[(&[u8], usize)]) -> Result<Vec<OwnedFd>, NameError> {
     std::thread::scope(|scope| {
         let finder = scope.spawn(|| find(&name, 0, late()));
         for (bytes, fds) in answers {
-            assert!(poll::wait_for_input(&listening, Some(late())).unwrap());
+            assert!(poll::wait_readable(&listening, Some(late())).unwrap());
             let (socket, _) = socket::try_accept(&listening).unwrap().unwrap();
-            assert!(poll::wait_for_input(&socket, Some(late())).unwrap());
+            assert!(poll::wait_readable(&socket, Some(late())).unwrap());
             if !bytes.is_empty() {
                 fd_passing::send(&socket, &[bytes], &vec![listening.as_fd(); *fds]).unwrap();
             }
@@ -830,7 +830,7 @@ fn raw_fork() {
     assert!(matches!(own(&name), Err(NameError::Taken { .. })));
     let ended = pidfd::open(copy).unwrap();
     kill_other(copy);
-    pidfd::wait_any([&ended], Some(late())).unwrap();
+    poll::wait_readable(&ended, Some(late())).unwrap();
     assert_free(&name);
 }
 
