@@ -132,6 +132,9 @@ impl AsFd for Epoll {
 }
 
 /// Ends a wait for an [`Epoll`] from any thread: an eventfd(2) that is a member of the set.
+///
+/// Dropping it removes it from the set, so a wake-up that no wait has returned yet is lost: keep it
+/// until the waiting thread has seen it.
 #[derive(Debug)]
 pub struct Waker {
     fd: OwnedFd,

@@ -63,8 +63,8 @@ struct Keeper {
     /// The set that the thread waits for. A thread that finds another set here, or none, has been
     /// dismissed.
     epoll: Arc<Epoll>,
-    /// Wakes the thread when it is dismissed.
-    waker: Waker,
+    /// Wakes the thread when it is dismissed. The thread shares it, so that it exists until then.
+    waker: Arc<Waker>,
     thread: JoinHandle<()>,
     names: HashMap<u64, Name>,
 }
@@ -153,10 +153,15 @@ pub(super) fn keep(socket: CloseOnFork, offer: Weak<dyn Offer>) -> io::Result<Pu
 impl Keeper {
     fn launch() -> io::Result<Keeper> {
         let epoll = Arc::new(Epoll::new()?);
-        let waker = Waker::new(&epoll, WAKE)?;
-        let its = epoll.clone();
+        let waker = Arc::new(Waker::new(&epoll, WAKE)?);
+        let (its_epoll, its_waker) = (epoll.clone(), waker.clone());
         let thread = thread::Builder::new().name("multiproc-names".into()).stack_size(256 << 10);
-        let thread = signal::with_signals_blocked(|| thread.spawn(move || serve(&its)))?;
+        let thread = signal::with_signals_blocked(|| {
+            thread.spawn(move || {
+                serve(&its_epoll);
+                drop(its_waker);
+            })
+        })?;
         Ok(Keeper { epoll, waker, thread, names: HashMap::new() })
     }
 }
