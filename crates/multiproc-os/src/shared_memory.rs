@@ -238,8 +238,41 @@ impl Mapping {
         Mapping::with(file, offset, len, ProtFlags::READ)
     }
 
+    /// As [`new`](Mapping::new), but private: writes go to copies of the pages that only this
+    /// mapping has. Pages that have not been written show later changes of the file.
+    ///
+    /// # Errors
+    /// As [`new`](Mapping::new).
+    pub fn copy_on_write(file: &SharedFile, offset: u64, len: usize) -> io::Result<Mapping> {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        Mapping::with_flags(file, offset, len, ProtFlags::READ | ProtFlags::WRITE, flags)
+    }
+
+    /// Returns the address, and leaves it to the caller to unmap it, by
+    /// [`from_raw`](Mapping::from_raw).
+    pub fn into_raw(self) -> NonNull<u8> {
+        std::mem::ManuallyDrop::new(self).start
+    }
+
+    /// The mapping of `len` bytes at an address that [`into_raw`](Mapping::into_raw) returned.
+    ///
+    /// # Safety
+    /// The length must be that of the mapping, and no other value may stand for it.
+    pub unsafe fn from_raw(start: NonNull<u8>, len: usize) -> Mapping {
+        Mapping { start, len }
+    }
+
     fn with(file: &SharedFile, offset: u64, len: usize, protection: ProtFlags) -> io::Result<Mapping> {
-        let flags = MapFlags::SHARED | MapFlags::NORESERVE;
+        Mapping::with_flags(file, offset, len, protection, MapFlags::SHARED | MapFlags::NORESERVE)
+    }
+
+    fn with_flags(
+        file: &SharedFile,
+        offset: u64,
+        len: usize,
+        protection: ProtFlags,
+        flags: MapFlags,
+    ) -> io::Result<Mapping> {
         // SAFETY: a new mapping, at an address that the kernel chooses; only Drop unmaps it.
         let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, protection, flags, file, offset)? };
         Ok(Mapping { start: NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?, len })

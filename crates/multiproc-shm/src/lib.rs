@@ -2,6 +2,7 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(unsafe_code)]
+#![warn(missing_docs)]
 // The models run the core, and need nothing else.
 #![cfg_attr(loom, allow(dead_code, unused_imports, unreachable_pub))]
 

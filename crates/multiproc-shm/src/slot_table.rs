@@ -54,13 +54,16 @@ pub struct SlotTable {
 /// The content of a slot: its kind, and its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Content<'a> {
+    /// What the bytes stand for, as the caller has chosen it.
     pub kind: u8,
+    /// The bytes.
     pub bytes: &'a [u8],
 }
 
 /// A copy of the content of a slot.
 #[derive(Debug, Clone, Default)]
 pub struct Found {
+    /// As in [`Content`].
     pub kind: u8,
     len: usize,
     /// Holds at most eight bytes, so that numbers need no allocation.
@@ -69,10 +72,12 @@ pub struct Found {
 }
 
 impl Found {
+    /// Returns the bytes.
     pub fn bytes(&self) -> &[u8] {
         self.short.get(..self.len).unwrap_or(&self.long)
     }
 
+    /// Returns the bytes as a `Vec`.
     pub fn into_bytes(self) -> Vec<u8> {
         match self.short.get(..self.len) {
             Some(short) => short.to_vec(),
@@ -80,6 +85,7 @@ impl Found {
         }
     }
 
+    /// Returns kind and bytes.
     pub fn content(&self) -> Content<'_> {
         Content { kind: self.kind, bytes: self.bytes() }
     }

@@ -8,6 +8,7 @@ use std::fmt;
 pub struct Size(pub u64);
 
 impl Size {
+    /// Returns the size of this number of bytes.
     pub fn of(bytes: usize) -> Size {
         Size(bytes as u64)
     }

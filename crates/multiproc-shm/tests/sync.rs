@@ -1,9 +1,9 @@
 //! The front of locks, semaphores, events, conditions and barriers, as a program uses it that has
 //! nothing else of the library: processes are made by fork(2).
 
+mod common;
+
 use std::os::fd::OwnedFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
@@ -15,123 +15,7 @@ use multiproc_shm::sync::{
 };
 use multiproc_shm::wait::deadline::Deadline;
 
-/// Longer than anything here takes.
-const LONG: Duration = Duration::from_secs(60);
-
-fn long() -> Deadline {
-    Deadline::after(LONG)
-}
-
-fn soon() -> Deadline {
-    Deadline::after(Duration::from_millis(20))
-}
-
-/// Runs `child` in a fork copy, and returns its pid.
-fn fork(child: impl FnOnce()) -> i32 {
-    // SAFETY: the copy calls only this crate, which is made for fork copies of programs with other
-    // threads, and the allocator, which the C library makes safe.
-    match unsafe { libc::fork() } {
-        0 => {
-            let status = catch_unwind(AssertUnwindSafe(child)).map_or(101, |()| 0);
-            // SAFETY: ends the process, without the test harness's exit handlers.
-            unsafe { libc::_exit(status) }
-        }
-        pid => {
-            assert!(pid > 0, "fork: {}", std::io::Error::last_os_error());
-            pid
-        }
-    }
-}
-
-/// Waits until the process has ended, and returns its status as waitpid(2) does. Kills it if it
-/// takes too long.
-fn status_of(pid: i32) -> i32 {
-    let end = Instant::now() + LONG;
-    loop {
-        let mut status = 0;
-        // SAFETY: the status is ours.
-        match unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) } {
-            0 if Instant::now() >= end => {
-                kill(pid);
-                panic!("the child hangs");
-            }
-            0 => std::thread::sleep(Duration::from_millis(1)),
-            ended => {
-                assert_eq!(ended, pid);
-                return status;
-            }
-        }
-    }
-}
-
-fn succeeds(pid: i32) {
-    assert_eq!(status_of(pid), 0, "the child has panicked");
-}
-
-fn signal(pid: i32, signal: i32) {
-    // SAFETY: a child of this process, which hasn't been waited for, or this process.
-    unsafe { libc::kill(pid, signal) };
-}
-
-fn kill(pid: i32) {
-    signal(pid, libc::SIGKILL);
-}
-
-/// Sleeps until a signal kills the process.
-fn sleep_for_ever() -> ! {
-    loop {
-        // SAFETY: no memory is touched.
-        unsafe { libc::pause() };
-    }
-}
-
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
-/// Runs the test in a fork copy: other tests of this binary open descriptors and create processes
-/// at the same time.
-fn in_its_own_process(test: impl FnOnce()) {
-    succeeds(fork(test));
-}
-
-/// Sends SIGUSR1, with a handler that does nothing, to one thread every millisecond until it is
-/// dropped.
-struct Signals {
-    is_over: Arc<AtomicBool>,
-    sender: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Signals {
-    fn to_this_thread() -> Signals {
-        extern "C" fn nothing(_: i32) {}
-        // SAFETY: the handler does nothing; the action is ours, and all zero is valid.
-        unsafe {
-            let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = nothing as *const () as usize;
-            libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut());
-        }
-        // SAFETY: no memory is touched.
-        let (pid, thread) = unsafe { (libc::getpid(), libc::syscall(libc::SYS_gettid)) };
-        let is_over = Arc::new(AtomicBool::new(false));
-        let seen = is_over.clone();
-        let sender = std::thread::spawn(move || {
-            while !seen.load(SeqCst) {
-                // SAFETY: no memory is touched; the thread waits for this one when it ends.
-                unsafe { libc::syscall(libc::SYS_tgkill, pid, thread, libc::SIGUSR1) };
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        });
-        Signals { is_over, sender: Some(sender) }
-    }
-}
-
-impl Drop for Signals {
-    fn drop(&mut self) {
-        self.is_over.store(true, SeqCst);
-        self.sender.take().unwrap().join().unwrap();
-    }
-}
+use common::*;
 
 mod lock {
     use super::*;
@@ -448,40 +332,19 @@ mod semaphore {
         });
     }
 
-    /// Another process is stopped in the middle of an operation: after each instruction of it, until
-    /// one is found at which it holds the semaphore's spin lock.
+    /// Another process is stopped while it holds the semaphore's spin lock.
     #[test]
     fn try_acquire_waits_for_nothing() {
         let semaphore = Semaphore::create(1, None).unwrap();
-        let pid = fork(|| {
-            // SAFETY: the parent traces this process, and this thread is the only one.
-            unsafe {
-                assert_eq!(libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0), 0);
-                libc::raise(libc::SIGSTOP);
-            }
-            loop {
-                semaphore.add(1).unwrap();
-            }
-        });
-        let stopped = || {
-            let mut status = 0;
-            // SAFETY: the status is ours.
-            assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-            assert!(libc::WIFSTOPPED(status), "{status:#x}");
-        };
-        stopped();
-        for step in 0.. {
-            assert!(step < 1_000_000, "the process never held the spin lock");
-            // SAFETY: the process is traced and stopped.
-            assert_eq!(unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, pid, 0, 0) }, 0);
-            stopped();
-            match semaphore.try_acquire() {
+        let pid = stop_inside(
+            || semaphore.add(1).unwrap(),
+            || match semaphore.try_acquire() {
                 // Takes what the process has added, unless it hasn't begun yet.
-                Ok(_) => {}
-                Err(WaitError::Busy) => break,
+                Ok(_) => false,
+                Err(WaitError::Busy) => true,
                 Err(error) => panic!("{error}"),
-            }
-        }
+            },
+        );
         assert!(matches!(semaphore.try_acquire(), Err(WaitError::Busy)));
         // A deadline is kept too, and the error names the process.
         let stalled = semaphore.acquire(soon());

@@ -14,14 +14,14 @@ use std::time::Instant;
 use multiproc_os::credentials::{Capabilities, Ids};
 use multiproc_os::settings::Settings;
 use multiproc_os::{fd_passing, image, memfd};
+use multiproc_shm::queue::block::Block;
+use multiproc_shm::queue::store::{Body, INLINE as STORED, Item, Limits, Place, Store};
+use multiproc_shm::wait::notifier::ViaHandle;
 
 use crate::channel::{auth, connect, handshakes, stream};
 use crate::shared::names::wire::{Answer, Request};
-use crate::shm::block::Block;
-use crate::shm::notifier::ViaHandle;
 use crate::shm::scratch::Scratch;
 use crate::shm::slot_table::{Content, SlotTable};
-use crate::shm::store::{Body, INLINE as STORED, Item, Limits, Place, Store};
 use crate::spec::child_spec::{self, ChildSpec};
 use crate::spec::identity::Identity;
 use crate::spec::kind;

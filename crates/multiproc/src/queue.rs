@@ -2,5 +2,5 @@
 //! [`JoinableQueue`].
 
 pub use crate::channel::joinable::{JoinableQueue, Task, Tasks};
-pub use crate::channel::queue::{Consumer, Items, Message, Producer, Queue};
+pub use crate::channel::queue::{Consumer, Items, Message, Producer, Queue, QueueHandle, role};
 pub use crate::channel::queue_error::{GetError, PutError, PutErrorKind};

@@ -54,9 +54,13 @@ layout! {
 /// How to divide the data. All lengths in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
+    /// Number of parts.
     pub count: u32,
+    /// Length of each part except the last; 0: parts of equal length, give or take a unit.
     pub each: u64,
+    /// Length of the data.
     pub all: u64,
+    /// Length of an element: parts begin at multiples of it.
     pub unit: u64,
 }
 

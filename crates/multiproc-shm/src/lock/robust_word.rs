@@ -343,6 +343,7 @@ pub struct LockMapping<L: Layout, const N: usize = 1> {
 }
 
 impl<L: Layout, const N: usize> LockMapping<L, N> {
+    /// Makes it of a mapped segment.
     pub fn new(segment: Segment<L>) -> LockMapping<L, N> {
         LockMapping {
             segment: ManuallyDrop::new(segment),
@@ -504,7 +505,9 @@ pub enum Poison {
 /// A process and one of its threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Holder {
+    /// Id of the process.
     pub pid: i32,
+    /// Id of the thread.
     pub tid: i32,
 }
 

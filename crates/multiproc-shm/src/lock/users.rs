@@ -32,11 +32,14 @@ layout! {
 /// A lock's users, and the file that they are in. Waiters watch the file to learn of changes.
 #[derive(Debug, Clone, Copy)]
 pub struct Shared<'a> {
+    /// The users, in the file.
     pub users: &'a Users,
+    /// The file.
     pub file: BorrowedFd<'a>,
 }
 
 impl Users {
+    /// Returns whether a waiter wants to learn of changes.
     #[inline]
     pub fn are_asked_for(&self) -> bool {
         self.are_asked_for.load(SeqCst) != 0

@@ -4,8 +4,7 @@
 
 use std::io;
 use std::ptr::NonNull;
-use std::sync::OnceLock;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::AcqRel, Ordering::Acquire};
 
 use multiproc_os::shared_memory::{Mapping, SharedFile};
 
@@ -19,12 +18,16 @@ pub struct GrowableMapping {
     base: u64,
     /// The length of the first piece, as a power of two.
     first: u32,
-    pieces: [OnceLock<Mapping>; PIECES],
+    /// The address of each piece, null until it is mapped. No lock is held meanwhile, which a
+    /// fork copy made at that moment would wait for.
+    pieces: [AtomicPtr<u8>; PIECES],
 }
 
 impl GrowableMapping {
+    /// Makes it for a file from the offset `base`; nothing is mapped yet. The first piece has
+    /// `1 << first` bytes, each further one as many as all before it.
     pub fn new(base: u64, first: u32) -> GrowableMapping {
-        GrowableMapping { base, first, pieces: [const { OnceLock::new() }; PIECES] }
+        GrowableMapping { base, first, pieces: [const { AtomicPtr::new(std::ptr::null_mut()) }; PIECES] }
     }
 
     /// The offset in the file.
@@ -56,30 +59,44 @@ impl GrowableMapping {
     #[inline]
     pub fn address(&self, file: &SharedFile, offset: u64, len: u64) -> io::Result<NonNull<u8>> {
         let index = if offset >> self.first == 0 { 0 } else { (offset.ilog2() - self.first + 1) as usize };
-        let start = if index == 0 { 0 } else { 1 << (self.first as usize + index - 1) };
-        let piece = match self.pieces.get(index).and_then(OnceLock::get) {
-            Some(piece) => piece,
-            None => self.map(file, index, start)?,
+        let start = if index == 0 { 0 } else { self.len_of(index) };
+        let piece = match self.pieces.get(index).map(|piece| NonNull::new(piece.load(Acquire))) {
+            Some(Some(piece)) => piece,
+            _ => self.map(file, index, start)?,
         };
         let within = offset - start;
-        if within.checked_add(len).is_none_or(|end| end > piece.len() as u64) {
+        if within.checked_add(len).is_none_or(|end| end > self.len_of(index)) {
             return Err(io::ErrorKind::InvalidData.into());
         }
         // SAFETY: within the mapping, as checked above.
-        Ok(unsafe { piece.start().add(within as usize) })
+        Ok(unsafe { piece.add(within as usize) })
+    }
+
+    /// The length of a piece, which is also the offset of every piece but the first.
+    #[inline]
+    fn len_of(&self, index: usize) -> u64 {
+        1 << (self.first as usize + index.saturating_sub(1))
     }
 
     #[cold]
-    fn map(&self, file: &SharedFile, index: usize, start: u64) -> io::Result<&Mapping> {
+    fn map(&self, file: &SharedFile, index: usize, start: u64) -> io::Result<NonNull<u8>> {
         let piece = self.pieces.get(index).ok_or(io::ErrorKind::InvalidData)?;
-        let len = if index == 0 { 1 << self.first } else { start };
+        let len = self.len_of(index);
         // An access beyond the end of the file would raise SIGBUS.
         if file.size()? < self.base + start + len {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let mapping = Mapping::new(file, self.base + start, len as usize)?;
-        // Another thread may have mapped it meanwhile.
-        Ok(piece.get_or_init(|| mapping))
+        let new = mapping.into_raw();
+        match piece.compare_exchange(std::ptr::null_mut(), new.as_ptr(), AcqRel, Acquire) {
+            Ok(_) => Ok(new),
+            Err(before) => {
+                // Another thread has mapped it meanwhile.
+                // SAFETY: the mapping is the one above, of this length, and no other value has it.
+                drop(unsafe { Mapping::from_raw(new, len as usize) });
+                NonNull::new(before).ok_or_else(|| io::ErrorKind::InvalidData.into())
+            }
+        }
     }
 
     /// The words at `offset`, a multiple of 8, as atomics.
@@ -105,6 +122,18 @@ impl GrowableMapping {
         // SAFETY: in a mapping that lives as long as `self`, and aligned; a layout is made of
         // atomics, so all byte patterns are valid.
         Ok(unsafe { &*start.as_ptr().cast() })
+    }
+}
+
+impl Drop for GrowableMapping {
+    fn drop(&mut self) {
+        for index in 0..PIECES {
+            let len = self.len_of(index) as usize;
+            if let Some(start) = NonNull::new(*self.pieces[index].get_mut()) {
+                // SAFETY: the piece was mapped with this length, and the last borrow has ended.
+                drop(unsafe { Mapping::from_raw(start, len) });
+            }
+        }
     }
 }
 

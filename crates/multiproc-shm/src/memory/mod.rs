@@ -12,7 +12,6 @@ pub(crate) use crate::loom::growable_mapping;
 pub mod layout;
 #[cfg(not(loom))]
 pub mod object;
-#[cfg(not(loom))]
 #[allow(unsafe_code)]
 pub mod once_box;
 #[cfg(not(loom))]

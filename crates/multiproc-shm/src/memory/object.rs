@@ -110,6 +110,7 @@ impl<L: Layout> Object<L> {
         }
     }
 
+    /// Returns the object's memory.
     pub fn segment(&self) -> &Segment<L> {
         &self.inner.segment
     }

@@ -110,6 +110,7 @@ pub struct Wanted {
     pub len: u64,
     /// Maximum length, in bytes.
     pub most: u64,
+    /// The pages that it consists of.
     pub pages: Pages,
     /// Name of the file in `/proc/*/maps`.
     pub name: String,
@@ -130,7 +131,9 @@ pub enum Pages {
 /// What the descriptors of a region allow their holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
+    /// Reading and writing.
     Write,
+    /// Reading only.
     ReadOnly,
 }
 
@@ -273,6 +276,7 @@ impl Region {
         if self.file.is_some() { "shared memory" } else { "array" }
     }
 
+    /// Returns what this process may do with the region.
     pub fn access(&self) -> Access {
         self.access
     }

@@ -46,6 +46,7 @@ impl Scratch {
     /// Number of bytes that fit.
     pub const ROOM: usize = Scratch::WORDS * 8;
 
+    /// Returns an empty buffer.
     #[inline]
     pub fn new() -> Scratch {
         let mut scratch = MaybeUninit::<Scratch>::uninit();

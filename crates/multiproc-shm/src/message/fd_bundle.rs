@@ -38,14 +38,31 @@ impl FdBundle {
         if fds.len() <= LOOSE {
             return Ok(FdBundle { parts: fds, count });
         }
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        FdBundle::pack_borrowed(&fds)
+    }
+
+    /// As [`pack`](FdBundle::pack), but doesn't close `fds`: at most [`LOOSE`] are duplicated, more
+    /// are sent into sockets.
+    ///
+    /// # Errors
+    /// As [`pack`](FdBundle::pack).
+    pub fn pack_borrowed(fds: &[BorrowedFd<'_>]) -> io::Result<FdBundle> {
+        let invalid = |_| io::Error::new(io::ErrorKind::InvalidInput, format!("{} handles are too many", fds.len()));
+        let count = u32::try_from(fds.len()).map_err(invalid)?;
         let mut parts = Vec::new();
-        let mut rest = &fds[..];
+        if fds.len() <= LOOSE {
+            for fd in fds {
+                parts.push(fd.try_clone_to_owned()?);
+            }
+            return Ok(FdBundle { parts, count });
+        }
+        let mut rest = fds;
         while !rest.is_empty() {
             let (into, part) = fd_passing::pair()?;
             let before = rest.len();
             while let Some(batch) = rest.chunks(MAX_FDS).next() {
-                let batch: Vec<BorrowedFd<'_>> = batch.iter().map(AsFd::as_fd).collect();
-                match fd_passing::try_send_with_fds(&into, &[b"."], &batch) {
+                match fd_passing::try_send_with_fds(&into, &[b"."], batch) {
                     Ok(()) => rest = &rest[batch.len()..],
                     // The socket is full, after some tens of thousands of descriptors.
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock && rest.len() < before => break,

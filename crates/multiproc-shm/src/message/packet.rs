@@ -34,6 +34,7 @@ use crate::message::payload::{Bytes, Payload};
 
 const MAGIC: [u8; 4] = *b"mpkt";
 const VERSION: u16 = 2;
+/// Length of a message's header, in bytes.
 pub const HEADER: usize = 32;
 
 /// Bodies of at most this many bytes are copied behind the header by [`try_send_body`].
@@ -46,16 +47,22 @@ const PAYLOAD_IN_FILE: u8 = 2;
 /// Why no message could be received.
 #[derive(Debug, thiserror::Error)]
 pub enum PacketError {
+    /// The peer has closed the connection.
     #[error("the other side has closed the connection")]
     Closed,
+    /// No message has come yet; only from calls that don't wait.
     #[error("there is no message yet")]
     Empty,
+    /// What came is not a message, or a broken one: the reason.
     #[error("not a message of multiproc: {0}")]
     Garbage(Cow<'static, str>),
+    /// The message has this version of the format, which this program doesn't know.
     #[error("a message of version {0}; this program speaks version {VERSION}")]
     Version(u16),
+    /// The kernel could not deliver the descriptors of a message, as the process has too many.
     #[error("a message was lost: there was no room for the descriptors that came with it")]
     Lost,
+    /// A system call failed.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -63,8 +70,11 @@ pub enum PacketError {
 /// A received message.
 #[derive(Debug)]
 pub struct Packet {
+    /// The kind of message, as its sender has set it.
     pub kind: u8,
+    /// The bytes before the payload.
     pub front: Bytes,
+    /// The payload, with its handles.
     pub payload: Payload,
     /// The message's own descriptors.
     pub fds: Vec<OwnedFd>,
@@ -240,6 +250,7 @@ pub fn receive(socket: impl AsFd, wait: bool) -> Result<Packet, PacketError> {
 /// A message's header. None of it is to be trusted.
 #[derive(Debug, Clone, Copy)]
 pub struct Head {
+    /// The kind of message.
     pub kind: u8,
     in_files: u8,
     front_len: u64,
@@ -253,6 +264,10 @@ pub struct Head {
 }
 
 impl Head {
+    /// Parses a header.
+    ///
+    /// # Errors
+    /// [`PacketError::Garbage`], [`PacketError::Version`].
     pub fn read(header: &[u8; HEADER]) -> Result<Head, PacketError> {
         if header[..4] != MAGIC {
             return Err(PacketError::Garbage("it has a wrong magic number".into()));

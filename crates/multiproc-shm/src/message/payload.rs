@@ -28,10 +28,13 @@ pub struct Payload {
 /// The bytes of a message or of a part of it, wherever they lie.
 #[derive(Debug)]
 pub enum Bytes {
+    /// In this process's own memory.
     Inline(Vec<u8>),
     /// In a sealed memory file, as they are sent.
     File {
+        /// The memory file.
         file: OwnedFd,
+        /// Length, in bytes.
         len: u64,
     },
     /// In a mapping, as they were received from a memory file.
@@ -45,6 +48,7 @@ impl Default for Bytes {
 }
 
 impl Bytes {
+    /// Returns the number of bytes.
     pub fn len(&self) -> u64 {
         match self {
             Bytes::Inline(bytes) => bytes.len() as u64,
@@ -70,7 +74,9 @@ impl Bytes {
 
 /// The bytes that [`Bytes::open`] returns.
 pub enum View<'a> {
+    /// In the `Bytes` themselves.
     Here(&'a [u8]),
+    /// In a mapping of the memory file.
     Mapped(Sealed),
 }
 
@@ -116,6 +122,7 @@ impl Sink {
     /// Room for a small value, in bytes.
     const SMALL: usize = 128;
 
+    /// Returns an empty sink.
     pub fn new() -> Sink {
         // Most values are small, and growing from nothing by a few bytes at a time would reallocate
         // four times.

@@ -26,8 +26,11 @@ use crate::message::payload::{Bytes, Payload};
 /// The bytes of a received payload, wherever they are.
 #[derive(Debug)]
 pub enum Body<'a> {
+    /// In the receiver's buffer.
     Here(&'a [u8]),
+    /// In memory of their own.
     Own(Vec<u8>),
+    /// In a mapping of a memory file.
     Mapped(Sealed),
 }
 
@@ -44,6 +47,7 @@ impl Deref for Body<'_> {
 }
 
 impl Body<'_> {
+    /// Returns the bytes as a `Vec`. Copies them unless they are in memory of their own.
     pub fn into_vec(self) -> Vec<u8> {
         match self {
             Body::Own(bytes) => bytes,

@@ -117,6 +117,7 @@ unsafe impl Layout for Descriptor {
 /// bits that pids don't use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
+    /// On a list of free blocks.
     Free,
     /// The owner fills it, or gives it back.
     Building(Identity),
@@ -134,6 +135,7 @@ const KIND_AT: u32 = 24;
 const KIND: u64 = 7 << KIND_AT;
 
 impl State {
+    /// Returns the word for the state.
     pub fn to_word(self) -> u64 {
         let (kind, owner) = match self {
             State::Free => return 0,
@@ -146,6 +148,7 @@ impl State {
         owner | kind << KIND_AT
     }
 
+    /// Returns the state for a word; `Free` if the word is invalid.
     pub fn of_word(word: u64) -> State {
         let owner = Identity::from_bits(word & !KIND);
         match ((word & KIND) >> KIND_AT, owner) {
@@ -160,10 +163,12 @@ impl State {
 }
 
 impl Descriptor {
+    /// Returns the block's state.
     pub fn state(&self) -> State {
         State::of_word(self.state.load(SeqCst))
     }
 
+    /// Sets the block's state.
     pub fn set(&self, state: State) {
         self.state.store(state.to_word(), SeqCst);
     }
@@ -184,8 +189,11 @@ pub struct Arena {
 /// An arena together with its header and its file.
 #[derive(Clone, Copy)]
 pub struct Blocks<'a> {
+    /// This process's mappings.
     pub arena: &'a Arena,
+    /// The shared header.
     pub books: &'a ArenaHeader,
+    /// The queue's file.
     pub file: &'a SharedFile,
 }
 
@@ -196,6 +204,7 @@ impl Default for Arena {
 }
 
 impl Arena {
+    /// Returns an arena of which nothing is mapped yet.
     pub fn new() -> Arena {
         Arena { table: GrowableMapping::new(TABLE_AT, SMALLEST), blocks: GrowableMapping::new(BLOCKS_AT, FIRST_PIECE) }
     }
@@ -456,6 +465,14 @@ impl<'a> Blocks<'a> {
             return Err(io::ErrorKind::InvalidData.into());
         }
         self.arena.blocks.address(self.file, offset, len)
+    }
+
+    /// Offset of a block in the file.
+    ///
+    /// # Errors
+    /// `InvalidData` if there is no such block.
+    pub fn offset_in_file(self, index: u32) -> io::Result<u64> {
+        Ok(self.arena.blocks.base() + self.place(self.descriptor(index)?)?.0)
     }
 
     /// How many bytes of a block have memory.

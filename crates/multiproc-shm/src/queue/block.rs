@@ -5,15 +5,17 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::ptr::NonNull;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use multiproc_os::identity::Identity;
+use multiproc_os::robust::copy_number;
+use multiproc_os::shared_memory::Mapping;
 
+use crate::lock::fork_mutex::ForkMutexGuard;
 use crate::lock::spin_lock::{Limit, Stalled, within};
 use crate::queue::arena::{Blocks, State};
-use crate::queue::item::Refusal;
+use crate::queue::error::Error;
 use crate::queue::store::Store;
 
 /// Idle time after which cached block memory is returned to the kernel.
@@ -25,24 +27,28 @@ pub struct Block<S: Deref<Target = Store>> {
     store: S,
     index: u32,
     len: u64,
+    /// The copy of the process that owns the block. A fork copy must not give it back.
+    copy: u32,
 }
 
 impl<S: Deref<Target = Store>> Block<S> {
     /// Allocates an empty block, with memory for `len` bytes.
-    pub fn new(store: S, len: u64) -> Result<Block<S>, Refusal> {
+    pub fn new(store: S, len: u64) -> Result<Block<S>, Error> {
         let index = store.allocate(len)?;
-        Ok(Block { store, index, len: 0 })
+        Ok(Block { store, index, len: 0, copy: copy_number() })
     }
 
     /// A block that was taken from the queue and contains an item of `len` bytes.
     pub(crate) fn taken(store: S, index: u32, len: u64) -> Block<S> {
-        Block { store, index, len }
+        Block { store, index, len, copy: copy_number() }
     }
 
+    /// Returns the block's number.
     pub fn index(&self) -> u32 {
         self.index
     }
 
+    /// Returns the number of bytes in the block.
     pub fn len(&self) -> u64 {
         self.len
     }
@@ -76,6 +82,20 @@ impl<S: Deref<Target = Store>> Block<S> {
         unsafe { bytes_of(self.store.blocks(), self.index, self.len) }
     }
 
+    /// Maps the bytes that the block contains privately: pages that are written are copied, and no
+    /// other mapping shows what is written. Returns the mapping and the offset of the bytes in it.
+    #[cfg(not(loom))]
+    pub(super) fn copy_on_write(&self) -> io::Result<(Mapping, usize)> {
+        /// A multiple of every page size, at which a piece of the blocks' mapping begins.
+        const STEP: u64 = 1 << 16;
+        let blocks = self.store.blocks();
+        memory(blocks, self.index, self.len)?;
+        let offset = blocks.offset_in_file(self.index)?;
+        let start = offset / STEP * STEP;
+        let mapping = Mapping::copy_on_write(blocks.file, start, (offset - start + self.len) as usize)?;
+        Ok((mapping, (offset - start) as usize))
+    }
+
     /// Doesn't give the block back: it is in the queue now, or owned by another process.
     pub fn leave(self) {
         let mut this = ManuallyDrop::new(self);
@@ -86,6 +106,9 @@ impl<S: Deref<Target = Store>> Block<S> {
 
 impl<S: Deref<Target = Store>> Drop for Block<S> {
     fn drop(&mut self) {
+        if self.copy != copy_number() {
+            return;
+        }
         // Fails only if the arena is corrupt. Doesn't wait for a stopped process: the block is then
         // given back later.
         let _ = within(Limit::Moment, || self.store.give_back_block(self.index));
@@ -94,12 +117,12 @@ impl<S: Deref<Target = Store>> Drop for Block<S> {
 
 impl Store {
     /// Allocates a block for `len` bytes, which this process may fill.
-    pub fn allocate(&self, len: u64) -> Result<u32, Refusal> {
+    pub fn allocate(&self, len: u64) -> Result<u32, Error> {
         self.give_back_what_was_left()?;
         if self.blocks().is_time_to_look() {
             self.take_from_the_dead()?;
         }
-        self.blocks().allocate(len).map_err(Refusal::system("no memory for an item of its size"))
+        self.blocks().allocate(len).map_err(Error::io("no memory for an item of its size"))
     }
 
     /// Gives back a block of this process. If the lock of the free lists can't be acquired in time,
@@ -110,25 +133,33 @@ impl Store {
     pub fn give_back_block(&self, index: u32) -> io::Result<()> {
         match self.blocks().give_back(index) {
             Err(error) if Stalled::of(&error).is_some() => {
-                self.to_give_back.lock().unwrap_or_else(PoisonError::into_inner).push(index);
+                self.left().push(index);
                 Ok(())
             }
             result => result,
         }
     }
 
+    /// The blocks that could not be given back in time. A fork copy has none: they are the
+    /// original's.
+    fn left(&self) -> ForkMutexGuard<'_, Vec<u32>> {
+        self.to_give_back.lock(|left, was_held| {
+            let left = std::mem::take(left);
+            if was_held {
+                std::mem::forget(left);
+            }
+        })
+    }
+
     /// Gives back the blocks that could not be given back in time.
-    pub(super) fn give_back_what_was_left(&self) -> Result<(), Refusal> {
-        let left = match self.to_give_back.lock() {
-            Ok(left) if left.is_empty() => return Ok(()),
-            left => std::mem::take(&mut *left.unwrap_or_else(PoisonError::into_inner)),
-        };
-        left.into_iter().try_for_each(|index| self.give_back_block(index)).map_err(Refusal::system("a block"))
+    pub(super) fn give_back_what_was_left(&self) -> Result<(), Error> {
+        let left = std::mem::take(&mut *self.left());
+        left.into_iter().try_for_each(|index| self.give_back_block(index)).map_err(Error::io("a block"))
     }
 
     /// Gives back the blocks of dead processes.
     #[cold]
-    pub(super) fn take_from_the_dead(&self) -> Result<(), Refusal> {
+    pub(super) fn take_from_the_dead(&self) -> Result<(), Error> {
         let blocks = self.blocks();
         let mut suspects = Vec::new();
         {

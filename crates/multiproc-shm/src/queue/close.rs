@@ -4,7 +4,7 @@
 use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 
 use crate::lock::spin_lock::RobustSpinGuard;
-use crate::queue::item::Refusal;
+use crate::queue::error::Error;
 use crate::queue::layout::{CLOSED, CLOSING, OPEN};
 use crate::queue::store::Store;
 
@@ -24,7 +24,7 @@ impl Store {
 
     /// As [`is_closed`](Store::is_closed), within the thread's limit for lock waits.
     #[cold]
-    pub(super) fn is_closed_in_time(&self) -> Result<bool, Refusal> {
+    pub(super) fn is_closed_in_time(&self) -> Result<bool, Error> {
         match self.shared.config.closed.load(SeqCst) {
             OPEN => Ok(false),
             CLOSED => Ok(true),

@@ -1,79 +1,24 @@
-//! An item to put, an item that was taken, and why neither was possible.
+//! An item to put, and an item that was taken.
 
-use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use crate::lock::spin_lock::Stalled;
 use crate::queue::block::Block;
 use crate::queue::store::Store;
-use crate::wait::wait_queue::WaitFailure;
-
-/// Why an item can't be put or taken.
-#[derive(Debug)]
-pub enum Refusal {
-    /// The queue has reached its limit.
-    Full,
-    /// There is no room for the item's handles now.
-    Crowded,
-    /// The item exceeds the queue's limit of bytes, so it will never fit.
-    TooLarge,
-    Closed,
-    /// A system call failed, for lack of memory or of descriptors, say.
-    System(&'static str, io::Error),
-    /// The shared memory contains garbage.
-    Corrupt(&'static str),
-    /// No process is left that could change the state that is waited for.
-    Alone,
-    Late,
-}
-
-impl Refusal {
-    pub(super) fn system(what: &'static str) -> impl FnOnce(io::Error) -> Refusal {
-        move |error| match error.kind() {
-            io::ErrorKind::InvalidData => Refusal::Corrupt(what),
-            _ => Refusal::System(what, error),
-        }
-    }
-}
-
-impl Refusal {
-    /// The owner of the lock, if the cause is a lock that could not be acquired in time.
-    pub fn stalled(&self) -> Option<Stalled> {
-        match self {
-            Refusal::System(_, error) => Stalled::of(error),
-            _ => None,
-        }
-    }
-}
-
-impl From<Stalled> for Refusal {
-    fn from(stalled: Stalled) -> Refusal {
-        Refusal::System("its lock", stalled.into())
-    }
-}
-
-impl From<WaitFailure> for Refusal {
-    fn from(vain: WaitFailure) -> Refusal {
-        match vain {
-            WaitFailure::Late => Refusal::Late,
-            WaitFailure::Alone => Refusal::Alone,
-            WaitFailure::Interrupted => Refusal::System("wait", io::ErrorKind::Interrupted.into()),
-            WaitFailure::System(error) => Refusal::System("wait", error),
-        }
-    }
-}
 
 /// An item to put.
 #[derive(Debug, Clone, Copy)]
 pub struct Item<'a> {
+    /// Its bytes.
     pub body: Body<'a>,
     /// It is plain bytes, not an encoded value.
     pub raw: bool,
-    /// The descriptors that go with it, and the number of handles that they stand for.
-    pub fds: &'a [OwnedFd],
+    /// The descriptors that go with it.
+    pub fds: &'a [BorrowedFd<'a>],
+    /// The number of handles that the descriptors stand for.
     pub handles: u32,
 }
 
+/// The bytes of an item to put.
 #[derive(Debug, Clone, Copy)]
 pub enum Body<'a> {
     /// At most [`INLINE`](super::layout::INLINE) bytes.
@@ -97,15 +42,25 @@ impl Body<'_> {
 /// An item that has been taken.
 #[derive(Debug)]
 pub struct Taken {
+    /// Where its bytes are.
     pub place: Place,
+    /// It is plain bytes, not an encoded value.
     pub raw: bool,
+    /// Its descriptors.
     pub fds: Vec<OwnedFd>,
+    /// The number of handles that they stand for.
     pub handles: u32,
     /// How often the item has been taken, including this time.
     pub deliveries: u32,
 }
 
 impl Taken {
+    /// Whether it is a small item of a queue that is not joinable, without descriptors: all there is
+    /// of it is in the scratch.
+    pub(super) fn is_small(&self) -> bool {
+        matches!(self.place, Place::Scratch) && self.handles == 0
+    }
+
     /// The item's block, if it is in one that is not a lease. `store` is called only in that case.
     pub fn block<S: std::ops::Deref<Target = Store>>(&self, store: impl FnOnce() -> S) -> Option<Block<S>> {
         let Place::Block(index, len) = self.place else { return None };

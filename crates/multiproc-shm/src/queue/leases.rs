@@ -8,16 +8,17 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use multiproc_os::identity::Identity;
 use multiproc_os::poll;
 
+use crate::lock::fork_mutex::{ForkMutex, ForkMutexGuard};
 use crate::lock::spin_lock::{Stalled, within};
 use crate::queue::arena::{Descriptor, State};
 use crate::queue::block::bytes_of;
-use crate::queue::item::{Place, Refusal, Taken};
+use crate::queue::error::Error;
+use crate::queue::item::{Place, Taken};
 use crate::queue::layout::{RAW, Shared};
 use crate::queue::store::Store;
 use crate::sync::ledger::{self, Book};
@@ -33,11 +34,11 @@ const SHARE: u32 = 10;
 const LOOK: Duration = Duration::from_millis(100);
 
 /// What a process knows about the processes that take items (the workers).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Leases {
     /// The identity under which this process is on the ledger. A fork copy has another identity.
     enlisted: AtomicU64,
-    watched: Mutex<Known>,
+    watched: ForkMutex<Known>,
 }
 
 #[derive(Debug, Default)]
@@ -49,7 +50,23 @@ struct Known {
     lacks_some: bool,
 }
 
+impl Default for Leases {
+    fn default() -> Leases {
+        Leases { enlisted: AtomicU64::new(0), watched: ForkMutex::new(Known::default()) }
+    }
+}
+
 impl Leases {
+    /// Locks what is known. In a fork copy that was made while another thread changed it, nothing
+    /// is.
+    fn known(&self) -> ForkMutexGuard<'_, Known> {
+        self.watched.lock(|known, was_held| {
+            if was_held {
+                std::mem::forget(std::mem::take(known));
+            }
+        })
+    }
+
     #[inline]
     pub(crate) fn is_enlisted(&self, me: u64) -> bool {
         self.enlisted.load(Relaxed) == me
@@ -62,22 +79,24 @@ impl Leases {
 
 impl Store {
     /// Takes an item with a lease that has been given up, or with an owner that has died.
-    pub fn take_returned(&self) -> Result<Option<Taken>, Refusal> {
-        self.look_after_workers(false).map_err(|error| Refusal::System("the processes that hold its items", error))?;
+    pub fn take_returned(&self) -> Result<Option<Taken>, Error> {
+        self.look_after_workers(false).map_err(Error::io("the processes that hold its items"))?;
         if !self.has_returned() {
             return Ok(None);
         }
-        let me = Identity::current().map_err(|error| Refusal::System("this process's own identity", error))?;
+        let me =
+            Identity::current().map_err(|error| Error::Io { what: "this process's own identity", source: error })?;
         self.take_given_up(me)
     }
 
     /// Ends a lease of this process, as the work is done.
-    pub fn finish(&self, index: u32) -> Result<(), Refusal> {
-        let garbage = |_| Refusal::Corrupt("a lease");
-        let me = Identity::current().map_err(|error| Refusal::System("this process's own identity", error))?;
+    pub fn finish(&self, index: u32) -> Result<(), Error> {
+        let garbage = |_| Error::Corrupt("a lease");
+        let me =
+            Identity::current().map_err(|error| Error::Io { what: "this process's own identity", source: error })?;
         let descriptor = self.blocks().descriptor(index).map_err(garbage)?;
         if !self.change_work(|| descriptor.change(State::Leased(me), State::Building(me))) {
-            return Err(Refusal::Corrupt("a lease that this process doesn't hold"));
+            return Err(Error::Corrupt("a lease that this process doesn't hold"));
         }
         self.give_back_block(index).map_err(garbage)
     }
@@ -93,7 +112,7 @@ impl Store {
     /// check is recent.
     pub(crate) fn look_after_workers(&self, now: bool) -> io::Result<()> {
         let begun = Instant::now();
-        let mut known = self.leases.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.leases.known();
         if !now && known.next.is_some_and(|next| begun < next) {
             return Ok(());
         }
@@ -125,13 +144,13 @@ impl Store {
 
     /// Calls `look` with the workers that are watched, and their pidfds.
     pub(crate) fn with_workers(&self, look: impl FnOnce(&HashMap<Identity, OwnedFd>)) {
-        look(&self.leases.watched.lock().unwrap_or_else(PoisonError::into_inner).workers);
+        look(&self.leases.known().workers);
     }
 
     /// Pidfds that become readable when a worker ends.
     pub(crate) fn watch_workers(&self) -> io::Result<Watched> {
         self.look_after_workers(true)?;
-        let known = self.leases.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.leases.known();
         let mut watched = Watched { look_again: known.lacks_some.then_some(LOOK), ..Watched::default() };
         for pidfd in known.workers.values() {
             match pidfd.as_fd().try_clone_to_owned() {
@@ -143,7 +162,7 @@ impl Store {
     }
 
     /// Waits until the work on all items is done.
-    pub fn join(&self, deadline: Option<Instant>, through: ViaHandle<'_>) -> Result<(), Refusal> {
+    pub fn join(&self, deadline: Option<Instant>, through: ViaHandle<'_>) -> Result<(), Error> {
         if self.unfinished() == 0 {
             return Ok(());
         }
@@ -171,10 +190,10 @@ impl Store {
 
     /// Calls `look` with the bytes of a lease of this process.
     #[allow(unsafe_code)]
-    pub fn with_lease<R>(&self, index: u32, len: u64, look: impl FnOnce(&[u8]) -> R) -> Result<R, Refusal> {
+    pub fn with_lease<R>(&self, index: u32, len: u64, look: impl FnOnce(&[u8]) -> R) -> Result<R, Error> {
         // SAFETY: the block is this process's until its work is done or the lease is given up,
         // neither of which the caller does meanwhile.
-        let bytes = unsafe { bytes_of(self.blocks(), index, len) }.map_err(Refusal::system("a lease"))?;
+        let bytes = unsafe { bytes_of(self.blocks(), index, len) }.map_err(Error::io("a lease"))?;
         Ok(look(bytes))
     }
 
@@ -228,7 +247,7 @@ impl Store {
     }
 
     /// Takes the oldest lease that has been given up.
-    pub(crate) fn take_given_up(&self, me: Identity) -> Result<Option<Taken>, Refusal> {
+    pub(crate) fn take_given_up(&self, me: Identity) -> Result<Option<Taken>, Error> {
         self.enlist()?;
         let _guard = self.producers()?;
         let Some((index, lease)) = self.pop_returned(me) else { return Ok(None) };
@@ -360,13 +379,13 @@ impl Store {
 
     /// Enters this process into the ledger of workers, so that all processes that wait for items
     /// watch it. Must be called before the process has its first lease.
-    pub(super) fn enlist(&self) -> Result<(), Refusal> {
-        let me = ledger::me().map_err(Refusal::system("this process's own identity"))?;
+    pub(super) fn enlist(&self) -> Result<(), Error> {
+        let me = ledger::me().map_err(Error::io("this process's own identity"))?;
         if self.leases.is_enlisted(me) { Ok(()) } else { self.enlist_slowly(me) }
     }
 
     #[cold]
-    pub(super) fn enlist_slowly(&self, me: u64) -> Result<(), Refusal> {
+    pub(super) fn enlist_slowly(&self, me: u64) -> Result<(), Error> {
         let book = self.workers();
         loop {
             {
@@ -384,7 +403,7 @@ impl Store {
                     return Ok(());
                 }
             }
-            let room = book.make_room().map_err(Refusal::system("its list of processes"))?;
+            let room = book.make_room().map_err(Error::io("its list of processes"))?;
             let _guard = self.producers()?;
             book.add_room(room);
         }

@@ -8,18 +8,21 @@ use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 use crate::lock::spin_lock::Stalled;
 use crate::loom::atomic::{AtomicU64, fence};
 use crate::queue::arena::State;
-use crate::queue::item::Refusal;
+use crate::queue::error::Error;
 use crate::queue::layout::{ARMED, LIMITED};
 use crate::queue::store::Store;
 
 /// The capacity of a queue, in items and in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
+    /// The greatest number of items; `u64::MAX`: no limit.
     pub items: u64,
+    /// The greatest number of bytes of all items together; `u64::MAX`: no limit.
     pub bytes: u64,
 }
 
 impl Limits {
+    /// No limits.
     pub const NONE: Limits = Limits { items: u64::MAX, bytes: u64::MAX };
 
     /// At most `items` items, but at least one; `usize::MAX` means that there is no limit.
@@ -49,10 +52,10 @@ impl Count {
 impl Store {
     /// Whether one more item of `size` bytes is within the limits. Exact, since the caller holds
     /// the producers' lock.
-    pub(super) fn within_limits(&self, size: u64) -> Result<(), Refusal> {
+    pub(super) fn within_limits(&self, size: u64) -> Result<(), Error> {
         let own = &self.shared.producers;
         if size > self.limits.bytes {
-            return Err(Refusal::TooLarge);
+            return Err(Error::TooLarge);
         }
         let put = self.put_so_far();
         if self.fits(size, put, Count::of(&own.seen_number, &own.seen_bytes)) {
@@ -65,20 +68,20 @@ impl Store {
                 own.seen_bytes.store(taken.bytes, Relaxed);
                 Ok(())
             }
-            false => Err(Refusal::Full),
+            false => Err(Error::Full),
         }
     }
 
     /// As [`within_limits`](Store::within_limits), without the lock. If the answer is uncertain, it
     /// is `Ok`, and the caller checks again under the lock.
-    pub(super) fn seems_within_limits(&self, size: u64) -> Result<(), Refusal> {
+    pub(super) fn seems_within_limits(&self, size: u64) -> Result<(), Error> {
         let own = &self.shared.producers;
         let put = self.put_so_far();
         if size > self.limits.bytes || self.fits(size, put, Count::of(&own.seen_number, &own.seen_bytes)) {
             return Ok(());
         }
         match self.taken_before(self.head())? {
-            Some(taken) if !self.fits(size, put, taken) && !self.is_closing() => Err(Refusal::Full),
+            Some(taken) if !self.fits(size, put, taken) && !self.is_closing() => Err(Error::Full),
             _ => Ok(()),
         }
     }
@@ -100,7 +103,7 @@ impl Store {
 
     /// The number of items taken when the head was `head`; none if the head has changed. The record
     /// at the head says it. If there is none, all items known to have been put have been taken.
-    pub(super) fn taken_before(&self, head: u64) -> Result<Option<Count>, Refusal> {
+    pub(super) fn taken_before(&self, head: u64) -> Result<Option<Count>, Error> {
         let tail = self.shared.tail.0.load(SeqCst);
         if tail > head {
             let (geometry, mask) = self.geometry();
@@ -109,7 +112,7 @@ impl Store {
             let same = self.head() == head && self.geometry().0 == geometry;
             return match record {
                 Some(record) if same => Ok(Some(Count { number: record.number, bytes: record.bytes })),
-                None if same => Err(Refusal::Corrupt("the record at its head")),
+                None if same => Err(Error::Corrupt("the record at its head")),
                 _ => Ok(None),
             };
         }
@@ -117,7 +120,7 @@ impl Store {
         match self.head() == head {
             false => Ok(None),
             true if tail < head && self.shared.tail.0.load(SeqCst) < head => {
-                Err(Refusal::Corrupt("the head is beyond the tail"))
+                Err(Error::Corrupt("the head is beyond the tail"))
             }
             true => Ok(Some(all)),
         }
@@ -125,7 +128,7 @@ impl Store {
 
     /// The number of items taken. The caller holds the producers' lock, so the record at the head
     /// can't be overwritten.
-    pub(super) fn taken(&self) -> Result<Count, Refusal> {
+    pub(super) fn taken(&self) -> Result<Count, Error> {
         loop {
             if let Some(taken) = self.taken_before(self.head())? {
                 return Ok(taken);
@@ -189,7 +192,7 @@ impl Store {
     }
 
     /// Calls `look` with the numbers put and taken as of one moment.
-    pub(super) fn at_one_moment<R>(&self, look: impl Fn(Count, Count) -> R) -> Result<R, Refusal> {
+    pub(super) fn at_one_moment<R>(&self, look: impl Fn(Count, Count) -> R) -> Result<R, Error> {
         loop {
             let put = self.put_so_far();
             if let Some(taken) = self.taken_before(self.head())? {

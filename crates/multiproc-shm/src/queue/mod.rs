@@ -1,23 +1,48 @@
-//! A queue of bytes and descriptors in shared memory. Its protocol is in `QUEUE.md`, in this folder.
+//! Queues of bytes and file descriptors in shared memory: [`Queue`] with its ends [`Producer`] and
+//! [`Consumer`], and [`JoinableQueue`].
 //!
-//! [`store`] is a process's view of a queue. Its operations are in `put`, `take`, `limits`,
-//! [`leases`], `close` and `readiness`; the shared memory is in `layout` and `ring`, that of large
-//! items in [`arena`] and [`block`].
+//! The handles are in `end` and `joinable`, on top of a process's view of the queue, [`store`]. What
+//! that does is in `put`, `take`, `limits`, [`leases`], `close` and `readiness`; the shared memory is
+//! in `layout` and `ring`, that of large items in [`arena`] and [`block`]. The protocol, and what
+//! state is left when a process is killed at any instruction, is in `QUEUE.md`, in this folder.
 
 pub mod arena;
 #[allow(unsafe_code)]
 pub mod block;
 mod close;
-mod item;
+#[cfg(not(loom))]
+pub mod end;
+mod error;
+pub mod item;
+#[cfg(not(loom))]
+mod item_buffer;
+#[cfg(not(loom))]
+#[allow(unsafe_code)]
+mod joinable;
 mod layout;
 pub mod leases;
 mod limits;
+#[cfg(not(loom))]
+#[allow(unsafe_code)]
+mod message;
 mod put;
 #[cfg(not(loom))]
 mod readiness;
 mod ring;
+pub mod role;
 pub mod store;
 mod take;
 
 #[cfg(all(test, not(loom)))]
 mod model;
+
+#[cfg(not(loom))]
+pub use end::{Consumer, End, Producer, Queue};
+pub use error::Error;
+#[cfg(not(loom))]
+pub use item_buffer::ItemBuffer;
+#[cfg(not(loom))]
+pub use joinable::{JoinableQueue, Lease, Task};
+pub use limits::Limits;
+#[cfg(not(loom))]
+pub use message::Message;

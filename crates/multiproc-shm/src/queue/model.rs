@@ -17,7 +17,8 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 
 use super::block::Block;
-use super::store::{Body, INLINE, Item, Limits, Place, Refusal, Store};
+use super::error::Error;
+use super::store::{Body, INLINE, Item, Limits, Place, Store};
 use crate::memory::scratch::Scratch;
 
 #[derive(Debug, Clone)]
@@ -147,16 +148,17 @@ impl Both {
             block
         });
         let body = block.as_ref().map_or(Body::Inline(&bytes), |block| Body::Block(block.index(), block.len()));
-        let put = store.try_put(&Item { body, raw, fds: &fds, handles: fds.len() as u32 });
+        let borrowed: Vec<_> = fds.iter().map(std::os::fd::AsFd::as_fd).collect();
+        let put = store.try_put(&Item { body, raw, fds: &borrowed, handles: fds.len() as u32 });
         match put {
-            _ if self.closed => assert!(matches!(put, Err(Refusal::Closed)), "{put:?}"),
+            _ if self.closed => assert!(matches!(put, Err(Error::Closed)), "{put:?}"),
             _ if len as u64 > self.limits.bytes => assert!(
-                matches!(put, Err(Refusal::TooLarge))
-                    || self.items.len() as u64 >= self.limits.items && matches!(put, Err(Refusal::Full)),
+                matches!(put, Err(Error::TooLarge))
+                    || self.items.len() as u64 >= self.limits.items && matches!(put, Err(Error::Full)),
                 "{put:?}"
             ),
             _ if self.items.len() as u64 >= self.limits.items || self.bytes() + len as u64 > self.limits.bytes => {
-                assert!(matches!(put, Err(Refusal::Full)), "{put:?}");
+                assert!(matches!(put, Err(Error::Full)), "{put:?}");
             }
             _ => {
                 put.unwrap();
@@ -174,7 +176,7 @@ impl Both {
         let taken = store.take_any(&mut scratch);
         let Some(mut expected) = self.given_up.take().or_else(|| self.items.pop_front()) else {
             match self.closed {
-                true => assert!(matches!(taken, Err(Refusal::Closed)), "{taken:?}"),
+                true => assert!(matches!(taken, Err(Error::Closed)), "{taken:?}"),
                 false => assert!(taken.unwrap().is_none()),
             }
             return;

@@ -2,7 +2,6 @@
 //! tail, in the last step, is the put. See `QUEUE.md`, "Put".
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{Ordering::Relaxed, Ordering::Release, Ordering::SeqCst};
 use std::time::Instant;
 
@@ -13,7 +12,8 @@ use crate::loom::atomic::AtomicU64;
 use crate::memory::scratch::copy_in;
 use crate::queue::arena::State;
 use crate::queue::block::QUIET;
-use crate::queue::item::{Body, Item, Refusal};
+use crate::queue::error::Error;
+use crate::queue::item::{Body, Item};
 use crate::queue::layout::{BLOCK, HANDLES, LIMITED, PAD, RAW, SPECIAL, header};
 use crate::queue::store::Store;
 use crate::wait::notifier::ViaHandle;
@@ -28,22 +28,36 @@ pub(super) const LINE: usize = 64;
 impl Store {
     /// Puts an item; waits while there is no room for it.
     #[inline]
-    pub fn put(&self, item: &Item<'_>, deadline: Option<Instant>, through: ViaHandle<'_>) -> Result<(), Refusal> {
-        match (self.try_put(item), &self.room) {
-            (Err(Refusal::Full | Refusal::Crowded), Some(room)) => self.shared.room.0.wait(
+    pub fn put(&self, item: &Item<'_>, deadline: Option<Instant>, through: ViaHandle<'_>) -> Result<(), Error> {
+        match self.try_put(item) {
+            Ok(()) => Ok(()),
+            Err(error) => self.put_after(error, item, deadline, through),
+        }
+    }
+
+    /// As [`put`](Store::put), after the first attempt has failed for `error`.
+    pub(super) fn put_after(
+        &self,
+        error: Error,
+        item: &Item<'_>,
+        deadline: Option<Instant>,
+        through: ViaHandle<'_>,
+    ) -> Result<(), Error> {
+        match (error, &self.room) {
+            (Error::Full | Error::FdsFull, Some(room)) => self.shared.room.0.wait(
                 room,
                 deadline,
                 &mut Put { store: self, item, crowd: HandleRoom::No, through },
             )?,
-            (result, _) => result,
+            (error, _) => Err(error),
         }
     }
 
     /// As [`put`](Store::put), as a future.
     #[cfg(feature = "async")]
-    pub async fn put_async(&self, item: &Item<'_>, through: ViaHandle<'_>) -> Result<(), Refusal> {
+    pub async fn put_async(&self, item: &Item<'_>, through: ViaHandle<'_>) -> Result<(), Error> {
         match (self.try_put(item), &self.room) {
-            (Err(Refusal::Full | Refusal::Crowded), Some(room)) => {
+            (Err(Error::Full | Error::FdsFull), Some(room)) => {
                 self.shared
                     .room
                     .0
@@ -59,7 +73,7 @@ impl Store {
     /// The four steps run under the producers' lock. A process that is killed before the end of
     /// any of them, the store to the tail in the last one excepted, has put nothing.
     #[inline]
-    pub fn try_put(&self, item: &Item<'_>) -> Result<(), Refusal> {
+    pub fn try_put(&self, item: &Item<'_>) -> Result<(), Error> {
         let size = item.body.len();
         // Checked first without the lock, so that producers that wait for room don't delay the
         // others.
@@ -71,7 +85,7 @@ impl Store {
             drop(guard);
             // The waiters for items may not have been notified yet.
             self.is_closed_in_time()?;
-            return Err(Refusal::Closed);
+            return Err(Error::Closed);
         }
         let record = self.reserve(item, size)?;
         self.write(item, &record)?;
@@ -99,7 +113,7 @@ impl Store {
     /// only the owner of the lock uses. The words of the producers are read relaxed, since they
     /// are written under the same lock, whose acquisition makes them visible.
     #[inline(always)]
-    fn reserve(&self, item: &Item<'_>, size: u64) -> Result<Reserved<'_>, Refusal> {
+    fn reserve(&self, item: &Item<'_>, size: u64) -> Result<Reserved<'_>, Error> {
         let payload = match item.body {
             Body::Inline(bytes) if item.fds.is_empty() => bytes.len(),
             Body::Inline(bytes) => SPECIAL + bytes.len(),
@@ -112,7 +126,7 @@ impl Store {
         let tail = self.shared.tail.0.load(Relaxed);
         let (at, mask) = self.make_room(tail, need)?;
         let words =
-            self.ring.words(self.shared.file(), at & mask, (need / 8) as usize).map_err(Refusal::system("the ring"))?;
+            self.ring.words(self.shared.file(), at & mask, (need / 8) as usize).map_err(Error::io("the ring"))?;
         let own = &self.shared.producers;
         let (number, bytes) = (own.number.load(Relaxed), own.bytes.load(Relaxed));
         let entry = own.entries.load(Relaxed);
@@ -126,7 +140,7 @@ impl Store {
     /// store to the tail comes after them. A consumer that still reads an *earlier* record at this
     /// place of the ring may see a mixture; it discards that, since the head has moved on.
     #[inline(always)]
-    fn write(&self, item: &Item<'_>, record: &Reserved<'_>) -> Result<(), Refusal> {
+    fn write(&self, item: &Item<'_>, record: &Reserved<'_>) -> Result<(), Error> {
         let (words, size) = (record.words, record.size);
         let mut flags = if item.raw { RAW } else { 0 };
         let content = &words[self.header_len() as usize / 8..];
@@ -144,7 +158,7 @@ impl Store {
                 content[0].store(u64::from(item.handles) << 32 | u64::from(index), Relaxed);
                 content[1].store(size, Relaxed);
                 content[2].store(record.entry, Relaxed);
-                let descriptor = self.blocks().descriptor(index).map_err(Refusal::system("a block"))?;
+                let descriptor = self.blocks().descriptor(index).map_err(Error::io("a block"))?;
                 descriptor.len.store(size, Relaxed);
                 descriptor.flags.store(u32::from(flags), Relaxed);
                 descriptor.position.store(record.at, SeqCst);
@@ -157,7 +171,7 @@ impl Store {
         words[0].store(header(record.at, flags, record.payload), Relaxed);
         if record.at != record.tail {
             let offset = record.tail & record.mask;
-            let pad = self.ring.words(self.shared.file(), offset, 1).map_err(Refusal::system("the ring"))?;
+            let pad = self.ring.words(self.shared.file(), offset, 1).map_err(Error::io("the ring"))?;
             pad[0].store(header(record.tail, PAD, (record.at - record.tail) as usize), Relaxed);
         }
         Ok(())
@@ -171,15 +185,14 @@ impl Store {
     /// store to the tail: a consumer that sees the record finds the descriptors. An entry without
     /// an item is discarded by the next consumer that finds one with a higher number behind it.
     #[inline(always)]
-    fn post_descriptors(&self, item: &Item<'_>, record: &Reserved<'_>) -> Result<(), Refusal> {
+    fn post_descriptors(&self, item: &Item<'_>, record: &Reserved<'_>) -> Result<(), Error> {
         if item.fds.is_empty() {
             return Ok(());
         }
-        let fds: Vec<BorrowedFd<'_>> = item.fds.iter().map(AsFd::as_fd).collect();
         self.shared.producers.entries.store(record.entry.wrapping_add(1), SeqCst);
-        self.fd_queue.put(record.entry, &fds).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock if self.flags & LIMITED != 0 => Refusal::Crowded,
-            _ => Refusal::System("it contains too many items with handles", error),
+        self.fd_queue.put(record.entry, item.fds).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock if self.flags & LIMITED != 0 => Error::FdsFull,
+            _ => Error::Io { what: "it contains too many items with handles", source: error },
         })
     }
 
@@ -251,20 +264,20 @@ enum HandleRoom {
 }
 
 impl WaitOp for Put<'_> {
-    type Outcome = Result<(), Refusal>;
+    type Outcome = Result<(), Error>;
 
-    fn attempt(&mut self) -> Option<Result<(), Refusal>> {
+    fn attempt(&mut self) -> Option<Result<(), Error>> {
         // Read before the attempt: an entry that is discarded after that makes room.
         let crowd = match self.crowd {
             HandleRoom::No => HandleRoom::Unseen,
             HandleRoom::Unseen | HandleRoom::Behind(_) => HandleRoom::Behind(self.store.oldest_entry()),
         };
         match self.store.try_put(self.item) {
-            Err(Refusal::Full) => {
+            Err(Error::Full) => {
                 self.crowd = HandleRoom::No;
                 None
             }
-            Err(Refusal::Crowded) => {
+            Err(Error::FdsFull) => {
                 self.crowd = crowd;
                 None
             }
@@ -282,8 +295,8 @@ impl WaitOp for Put<'_> {
         Ok(!self.store.arm_for_room(self.item.body.len(), behind, arm)?)
     }
 
-    fn has_stalled(outcome: &Result<(), Refusal>) -> bool {
-        outcome.as_ref().is_err_and(|refusal| refusal.stalled().is_some())
+    fn has_stalled(outcome: &Result<(), Error>) -> bool {
+        outcome.as_ref().is_err_and(Error::has_stalled)
     }
 
     fn through(&self) -> ViaHandle<'_> {

@@ -4,7 +4,7 @@
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 
-use crate::lock::spin_lock::{Limit, within};
+use crate::lock::spin_lock::{Limit, Stalled, within};
 use crate::memory::scratch::Scratch;
 use crate::queue::block::QUIET;
 use crate::queue::store::Store;
@@ -18,7 +18,7 @@ impl Store {
     pub fn fd_to_poll(&self) -> BorrowedFd<'_> {
         let fd = self.fd_to_sleep_on();
         self.polled.store(true, SeqCst);
-        if !self.arm() {
+        if !self.arm().unwrap_or(false) {
             self.items.show();
         }
         fd
@@ -31,7 +31,7 @@ impl Store {
             && let Ok(ready_fd) = ReadyFd::new(wake_pipe)
         {
             // Another thread may have set it meanwhile.
-            let _ = self.ready_fd.set(ready_fd);
+            self.ready_fd.set(ready_fd);
         }
         // At the limit of open files it is the wake pipe itself.
         self.ready_fd.get().map_or(wake_pipe, ReadyFd::fd)
@@ -40,20 +40,24 @@ impl Store {
     /// Makes the pollable descriptor readable when the next item comes, if
     /// [`fd_to_poll`](Store::fd_to_poll) has been called. Returns false if there may be something
     /// to take already.
+    ///
+    /// # Errors
+    /// When that can't be done now, as a process holds the lock for longer than the caller waits.
     #[inline]
-    pub fn arm_if_polled(&self) -> bool {
+    pub fn arm_if_polled(&self) -> Result<bool, Stalled> {
         self.give_back_when_quiet();
-        !self.polled.load(Relaxed) || self.arm()
+        if self.polled.load(Relaxed) { self.arm() } else { Ok(true) }
     }
 
     /// Arms the wake pipe of the items: the next put makes it readable. Returns false if there may
     /// be something to take already.
-    pub fn arm(&self) -> bool {
+    ///
+    /// # Errors
+    /// When that can't be checked now: there may be something then.
+    pub fn arm(&self) -> Result<bool, Stalled> {
         let mut take = Take { store: self, scratch: &mut Scratch::new(), through: ViaHandle::Other };
-        // If it can't be checked now, there may be an item.
-        let is_empty =
-            !within(Limit::Moment, || take.look(&mut || self.shared.items.0.arm(&self.items))).unwrap_or(true);
-        is_empty && self.ready_fd.get().is_none_or(|ready_fd| self.set(ready_fd))
+        let is_empty = !within(Limit::Moment, || take.look(&mut || self.shared.items.0.arm(&self.items)))?;
+        Ok(is_empty && self.ready_fd.get().is_none_or(|ready_fd| self.set(ready_fd)))
     }
 
     /// Updates the workers and the timer that the pollable descriptor watches. Returns false if

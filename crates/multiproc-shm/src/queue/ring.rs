@@ -6,7 +6,7 @@ use std::sync::atomic::{Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 
 use crate::loom::atomic::{AtomicU64, fence};
 use crate::memory::scratch::Scratch;
-use crate::queue::item::Refusal;
+use crate::queue::error::Error;
 use crate::queue::layout::{
     ARMED, FARTHEST, HEADER, KEPT, LARGEST, LIMITED, LIMITED_HEADER, PAD, RING_AT, SMALLEST, parse,
 };
@@ -51,7 +51,7 @@ impl Store {
 
     /// The tail, or an earlier position not before `head`.
     #[inline]
-    pub(super) fn tail(&self, head: u64) -> Result<u64, Refusal> {
+    pub(super) fn tail(&self, head: u64) -> Result<u64, Error> {
         // Cached here, so that a consumer that takes item after item doesn't disturb the producers'
         // cache line.
         let seen = self.seen_tail.load(Acquire);
@@ -60,12 +60,12 @@ impl Store {
         }
         let tail = self.shared.tail.0.load(SeqCst);
         if tail > FARTHEST {
-            return Err(Refusal::Corrupt("the tail"));
+            return Err(Error::Corrupt("the tail"));
         }
         self.seen_tail.store(tail, Release);
         // Another consumer may have advanced the head meanwhile.
         if tail < head && self.head() == head {
-            return Err(Refusal::Corrupt("the head is beyond the tail"));
+            return Err(Error::Corrupt("the head is beyond the tail"));
         }
         Ok(tail.max(head))
     }
@@ -103,11 +103,11 @@ impl Store {
     /// Returns `Corrupt` if a record that could not be read is garbage: if neither the head nor the
     /// geometry has changed.
     #[cold]
-    pub(super) fn is_garbage(&self, head: u64, geometry: u64) -> Result<(), Refusal> {
+    pub(super) fn is_garbage(&self, head: u64, geometry: u64) -> Result<(), Error> {
         fence(SeqCst);
         let (now, _) = self.geometry();
         match self.head() == head && now == geometry {
-            true => Err(Refusal::Corrupt("the record at its head")),
+            true => Err(Error::Corrupt("the record at its head")),
             false => Ok(()),
         }
     }
@@ -115,10 +115,10 @@ impl Store {
     /// The position for a record of `need` bytes, and the mask of positions. The caller holds the
     /// producers' lock.
     #[inline]
-    pub(super) fn make_room(&self, tail: u64, need: u64) -> Result<(u64, u64), Refusal> {
+    pub(super) fn make_room(&self, tail: u64, need: u64) -> Result<(u64, u64), Error> {
         let own = &self.shared.producers;
         if tail > FARTHEST {
-            return Err(Refusal::Corrupt("the tail"));
+            return Err(Error::Corrupt("the tail"));
         }
         loop {
             let (_, mask) = self.geometry();
@@ -131,10 +131,10 @@ impl Store {
                 let head = self.head();
                 own.seen_head.store(head, Relaxed);
                 if head > tail {
-                    return Err(Refusal::Corrupt("the head is beyond the tail"));
+                    return Err(Error::Corrupt("the head is beyond the tail"));
                 }
                 if tail - head > mask + 1 {
-                    return Err(Refusal::Corrupt("its records are longer than its ring"));
+                    return Err(Error::Corrupt("its records are longer than its ring"));
                 }
                 if head == tail && mask + 1 > 1 << SMALLEST {
                     self.shrink();
@@ -155,24 +155,27 @@ impl Store {
     /// Doubles the ring. Each record stays where it is, or is copied to the new half if its
     /// position belongs there.
     #[cold]
-    pub(super) fn grow(&self, head: u64, tail: u64) -> Result<(), Refusal> {
+    pub(super) fn grow(&self, head: u64, tail: u64) -> Result<(), Error> {
         let (own, file) = (&self.shared.producers, self.shared.file());
         let (geometry, mask) = self.geometry();
         let (size, order) = (mask + 1, (mask + 1).ilog2());
         if order >= LARGEST {
-            return Err(Refusal::System("its ring can't grow any further", io::ErrorKind::StorageFull.into()));
+            return Err(Error::Io {
+                what: "its ring can't grow any further",
+                source: io::ErrorKind::StorageFull.into(),
+            });
         }
         // The amount of memory to allocate depends on head and tail, so check that there is a
         // record.
         if head < tail && self.read(head, tail, mask).is_none() {
-            return Err(Refusal::Corrupt("the record at its head"));
+            return Err(Error::Corrupt("the record at its head"));
         }
-        self.ring.extend(file, size).map_err(Refusal::system("no memory for its ring"))?;
+        self.ring.extend(file, size).map_err(Error::io("no memory for its ring"))?;
         // Producers need memory from the tail on, and the records that are copied need it in the
         // new half.
         let kept = own.kept.load(Relaxed);
         if order < KEPT && kept < 2 * size {
-            file.allocate(RING_AT + kept, 2 * size - kept).map_err(Refusal::system("no memory for its ring"))?;
+            file.allocate(RING_AT + kept, 2 * size - kept).map_err(Error::io("no memory for its ring"))?;
             own.kept.store(2 * size, Relaxed);
         }
         let mut position = head;
@@ -181,9 +184,9 @@ impl Store {
             let until = tail.min((position | mask) + 1);
             if position & size != 0 {
                 let to = RING_AT + (position & (2 * size - 1));
-                file.allocate(to, until - position).map_err(Refusal::system("no memory for its ring"))?;
+                file.allocate(to, until - position).map_err(Error::io("no memory for its ring"))?;
                 self.copy(position & mask, position & (2 * size - 1), until - position)
-                    .map_err(Refusal::system("the ring"))?;
+                    .map_err(Error::io("the ring"))?;
             }
             position = until;
         }
@@ -230,13 +233,13 @@ impl Store {
     /// Allocates memory for the ring from `tail` to the position `until`, rounded up to whole
     /// steps.
     #[cold]
-    pub(super) fn give_memory(&self, tail: u64, until: u64, mask: u64) -> Result<(), Refusal> {
+    pub(super) fn give_memory(&self, tail: u64, until: u64, mask: u64) -> Result<(), Error> {
         let own = &self.shared.producers;
         let mut position = own.memory_until.load(Relaxed).max(tail);
         while position < until {
             let offset = position & mask;
             let len = (STEP - (position & (STEP - 1))).min(mask + 1 - offset);
-            self.shared.file().allocate(RING_AT + offset, len).map_err(Refusal::system("no memory for its ring"))?;
+            self.shared.file().allocate(RING_AT + offset, len).map_err(Error::io("no memory for its ring"))?;
             position += len;
         }
         own.memory_until.store(position, Relaxed);

@@ -9,16 +9,18 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Mutex, OnceLock};
 
 use multiproc_os::fd_queue::FdQueue;
 
+use crate::lock::fork_mutex::ForkMutex;
 use crate::lock::spin_lock::{RobustSpinGuard, Stalled};
 use crate::loom::atomic::AtomicU64;
 use crate::memory::growable_mapping::GrowableMapping;
+use crate::memory::once_box::OnceBox;
 use crate::memory::segment::Segment;
 use crate::queue::arena::{Arena, Blocks, Descriptor, State};
-pub use crate::queue::item::{Body, Item, Place, Refusal, Taken};
+pub use crate::queue::error::Error;
+pub use crate::queue::item::{Body, Item, Place, Taken};
 pub use crate::queue::layout::INLINE;
 use crate::queue::layout::{BLOCK, JOINABLE, LIMITED, RING_AT, SMALLEST, Shared};
 use crate::queue::leases::Leases;
@@ -45,12 +47,12 @@ pub struct Store {
     pub change_rate: ChangeRate,
     /// The descriptor for callers that wait for items with poll(2) or epoll(7), once it has been
     /// asked for.
-    pub(super) ready_fd: OnceLock<ReadyFd>,
+    pub(super) ready_fd: OnceBox<ReadyFd>,
     /// Whether [`fd_to_poll`](Store::fd_to_poll) has been called.
     pub(super) polled: AtomicBool,
     /// Blocks of this process that are free, but could not be added to the list of free blocks
     /// because its lock could not be acquired in time.
-    pub(super) to_give_back: Mutex<Vec<u32>>,
+    pub(super) to_give_back: ForkMutex<Vec<u32>>,
     /// The tail, as last seen.
     pub(super) seen_tail: AtomicU64,
     pub(super) flags: u32,
@@ -59,6 +61,10 @@ pub struct Store {
 }
 
 impl Store {
+    /// Creates a queue.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
     pub fn create(limits: Limits, joinable: bool) -> io::Result<Store> {
         let shared = Segment::<Shared>::create()?;
         let ring = GrowableMapping::new(RING_AT, SMALLEST);
@@ -80,9 +86,9 @@ impl Store {
             room: (flags != 0).then(|| Notifier::new(Tokens::Heard)).transpose()?,
             takers: Notifier::new(Tokens::Heard)?,
             change_rate: ChangeRate::default(),
-            ready_fd: OnceLock::new(),
+            ready_fd: OnceBox::new(),
             polled: AtomicBool::new(false),
-            to_give_back: Mutex::default(),
+            to_give_back: ForkMutex::new(Vec::new()),
             seen_tail: AtomicU64::new(0),
             flags,
             limits,
@@ -109,9 +115,9 @@ impl Store {
             room: self.room.clone(),
             takers: self.takers.clone(),
             change_rate: ChangeRate::default(),
-            ready_fd: OnceLock::new(),
+            ready_fd: OnceBox::new(),
             polled: AtomicBool::new(false),
-            to_give_back: Mutex::default(),
+            to_give_back: ForkMutex::new(Vec::new()),
             seen_tail: AtomicU64::new(0),
             flags: self.flags,
             limits: self.limits,
@@ -144,9 +150,9 @@ impl Store {
             items: Notifier::from_fd(next()?, Tokens::Taken)?,
             takers: Notifier::from_any_fd(next()?, Tokens::Heard)?,
             change_rate: ChangeRate::default(),
-            ready_fd: OnceLock::new(),
+            ready_fd: OnceBox::new(),
             polled: AtomicBool::new(false),
-            to_give_back: Mutex::default(),
+            to_give_back: ForkMutex::new(Vec::new()),
             room: if flags != 0 { Some(Notifier::from_fd(next()?, Tokens::Heard)?) } else { None },
             seen_tail: AtomicU64::new(0),
             flags,
@@ -187,16 +193,19 @@ impl Store {
         self.shared.books.0.orphan_lock();
     }
 
+    /// Returns the limits of the queue.
     #[inline]
     pub fn limits(&self) -> Limits {
         self.limits
     }
 
+    /// Whether items are leased until their work is done.
     #[inline]
     pub fn is_joinable(&self) -> bool {
         self.flags & JOINABLE != 0
     }
 
+    /// Returns the memory of large items.
     #[inline]
     pub fn blocks(&self) -> Blocks<'_> {
         Blocks { arena: &self.arena, books: &self.shared.books.0, file: self.shared.file() }

@@ -17,7 +17,8 @@ use crate::loom::atomic::fence;
 use crate::memory::scratch::Scratch;
 use crate::queue::arena::State;
 use crate::queue::block::{QUIET, fill};
-use crate::queue::item::{Place, Refusal, Taken};
+use crate::queue::error::Error;
+use crate::queue::item::{Place, Taken};
 use crate::queue::layout::{ARMED, BLOCK, HANDLES, JOINABLE, LIMITED, OPEN, RAW, SPECIAL};
 use crate::queue::put::LINE;
 use crate::queue::ring::Record;
@@ -38,22 +39,32 @@ impl Store {
         scratch: &mut Scratch,
         deadline: Option<Instant>,
         through: ViaHandle<'_>,
-    ) -> Result<Taken, Refusal> {
+    ) -> Result<Taken, Error> {
         match self.take_any(scratch)? {
             Some(taken) => Ok(taken),
-            None => self.shared.items.0.wait(&self.items, deadline, &mut Take { store: self, scratch, through })?,
+            None => self.wait_and_take(scratch, deadline, through),
         }
+    }
+
+    /// As [`take`](Store::take), when there was no item a moment ago.
+    pub(super) fn wait_and_take(
+        &self,
+        scratch: &mut Scratch,
+        deadline: Option<Instant>,
+        through: ViaHandle<'_>,
+    ) -> Result<Taken, Error> {
+        self.shared.items.0.wait(&self.items, deadline, &mut Take { store: self, scratch, through })?
     }
 
     /// As [`take`](Store::take), as a future.
     #[cfg(feature = "async")]
-    pub async fn take_async(&self, scratch: &mut Scratch, through: ViaHandle<'_>) -> Result<Taken, Refusal> {
+    pub async fn take_async(&self, scratch: &mut Scratch, through: ViaHandle<'_>) -> Result<Taken, Error> {
         self.shared.items.0.wait_async(&self.items, &mut Take { store: self, scratch, through }).await?
     }
 
     /// Takes an item, if there is one. Fails with `Closed` if there won't be any more.
     #[inline]
-    pub fn take_any(&self, scratch: &mut Scratch) -> Result<Option<Taken>, Refusal> {
+    pub fn take_any(&self, scratch: &mut Scratch) -> Result<Option<Taken>, Error> {
         if self.flags & JOINABLE != 0
             && let Some(taken) = self.take_returned()?
         {
@@ -65,14 +76,14 @@ impl Store {
             _ => self.is_closed_in_time()?,
         };
         match self.try_take(scratch)? {
-            None if closed => Err(Refusal::Closed),
+            None if closed => Err(Error::Closed),
             taken => Ok(taken),
         }
     }
 
     /// Takes the oldest item, if there is one. A small item is copied into `scratch`.
     #[inline]
-    pub fn try_take(&self, scratch: &mut Scratch) -> Result<Option<Taken>, Refusal> {
+    pub fn try_take(&self, scratch: &mut Scratch) -> Result<Option<Taken>, Error> {
         if self.flags & JOINABLE != 0 {
             return self.take_with_lock(scratch);
         }
@@ -125,7 +136,7 @@ impl Store {
 
     /// Takes the oldest item under the consumers' lock: it has a block or handles, or other
     /// processes wait for the take.
-    pub(super) fn take_with_lock(&self, scratch: &mut Scratch) -> Result<Option<Taken>, Refusal> {
+    pub(super) fn take_with_lock(&self, scratch: &mut Scratch) -> Result<Option<Taken>, Error> {
         // Checked first without the lock, so that waiting consumers don't delay the others.
         let head = self.head();
         if self.tail(head)? == head {
@@ -144,7 +155,7 @@ impl Store {
             Err(stalled) => Err(stalled.into()),
         };
         if let Some(unused) = lease {
-            self.give_back_block(unused).map_err(Refusal::system("a block"))?;
+            self.give_back_block(unused).map_err(Error::io("a block"))?;
         }
         let Some((taken, head, next)) = taken? else { return Ok(None) };
         if self.room.is_some() {
@@ -162,7 +173,7 @@ impl Store {
         &self,
         scratch: &mut Scratch,
         lease: &mut Option<u32>,
-    ) -> Result<Option<(Taken, u64, u64)>, Refusal> {
+    ) -> Result<Option<(Taken, u64, u64)>, Error> {
         loop {
             let head = self.head();
             let tail = self.tail(head)?;
@@ -194,7 +205,7 @@ impl Store {
         record: &Record,
         scratch: &mut Scratch,
         lease: &mut Option<u32>,
-    ) -> Result<Option<Taken>, Refusal> {
+    ) -> Result<Option<Taken>, Error> {
         let consumers = &self.shared.consumers;
         let special = record.flags & (BLOCK | HANDLES) != 0;
         let (index, handles, size, entry) = match scratch.bytes().first_chunk::<SPECIAL>() {
@@ -202,23 +213,23 @@ impl Store {
                 let word = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
                 (word(0) as u32, (word(0) >> 32) as u32, word(8), word(16))
             }
-            None if special => return Err(Refusal::Corrupt("the record at its head")),
+            None if special => return Err(Error::Corrupt("the record at its head")),
             _ => (0, 0, record.len as u64, 0),
         };
         let fds = match record.flags & HANDLES != 0 {
-            true => self.entry(entry, handles).map_err(Refusal::system("the handles of the item at its head"))?,
+            true => self.entry(entry, handles).map_err(Error::io("the handles of the item at its head"))?,
             false => Vec::new(),
         };
         if special {
             scratch.skip(SPECIAL);
         }
-        let me = || Identity::current().map_err(Refusal::system("this process's own identity"));
+        let me = || Identity::current().map_err(Error::io("this process's own identity"));
         let mut deliveries = 1;
         let place = if record.flags & BLOCK != 0 {
-            let descriptor = self.blocks().descriptor(index).map_err(Refusal::system("a block"))?;
+            let descriptor = self.blocks().descriptor(index).map_err(Error::io("a block"))?;
             let is_it = descriptor.position.load(SeqCst) == record.at && descriptor.len.load(Relaxed) == size;
             if descriptor.state() != State::Queued || !is_it {
-                return Err(Refusal::Corrupt("the block of the item at its head"));
+                return Err(Error::Corrupt("the block of the item at its head"));
             }
             let state = if self.is_joinable() { State::Leased(me()?) } else { State::Reading(me()?) };
             consumers.leasing.store(u64::from(index) + 1, SeqCst);
@@ -227,8 +238,8 @@ impl Store {
             Place::Block(index, size)
         } else if let Some(copy) = lease.filter(|_| self.is_joinable()) {
             let blocks = self.blocks();
-            let descriptor = blocks.descriptor(copy).map_err(Refusal::system("a block"))?;
-            fill(blocks, copy, 0, scratch.bytes()).map_err(Refusal::system("a block"))?;
+            let descriptor = blocks.descriptor(copy).map_err(Error::io("a block"))?;
+            fill(blocks, copy, 0, scratch.bytes()).map_err(Error::io("a block"))?;
             descriptor.len.store(scratch.bytes().len() as u64, Relaxed);
             descriptor.flags.store(u32::from(record.flags), Relaxed);
             descriptor.position.store(record.at, SeqCst);
@@ -293,14 +304,14 @@ pub(super) struct Take<'a> {
 }
 
 impl WaitOp for Take<'_> {
-    type Outcome = Result<Taken, Refusal>;
+    type Outcome = Result<Taken, Error>;
 
-    fn attempt(&mut self) -> Option<Result<Taken, Refusal>> {
+    fn attempt(&mut self) -> Option<Result<Taken, Error>> {
         self.store.take_any(self.scratch).transpose()
     }
 
-    fn has_stalled(outcome: &Result<Taken, Refusal>) -> bool {
-        outcome.as_ref().is_err_and(|refusal| refusal.stalled().is_some())
+    fn has_stalled(outcome: &Result<Taken, Error>) -> bool {
+        outcome.as_ref().is_err_and(Error::has_stalled)
     }
 
     fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {

@@ -73,7 +73,9 @@ impl Entry<'_> {
 
 /// A ledger, with the segment that it is in.
 pub struct Book<'a, L> {
+    /// The ledger.
     pub ledger: &'a Ledger,
+    /// The segment.
     pub segment: &'a Segment<L>,
 }
 

@@ -60,6 +60,7 @@ impl Deadline {
 
     /// Returns the instant of the deadline, the present one for [`Now`](Deadline::Now); `None` for
     /// [`Never`](Deadline::Never).
+    #[inline]
     pub fn instant(self) -> Option<Instant> {
         match self {
             Deadline::Now => Some(Instant::now()),
@@ -68,9 +69,9 @@ impl Deadline {
         }
     }
 
-    /// How long the caller waits for spin locks.
+    /// Returns how long a call with this deadline waits for spin locks.
     #[inline]
-    pub(crate) fn limit(self) -> Limit {
+    pub fn limit(self) -> Limit {
         match self {
             Deadline::Now => Limit::Moment,
             Deadline::At(deadline) => Limit::Until(deadline),
@@ -87,6 +88,7 @@ impl From<Instant> for Deadline {
 
 /// `None` is [`Deadline::Never`].
 impl From<Option<Instant>> for Deadline {
+    #[inline]
     fn from(deadline: Option<Instant>) -> Deadline {
         deadline.map_or(Deadline::Never, Deadline::At)
     }

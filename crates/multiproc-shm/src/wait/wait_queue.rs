@@ -81,6 +81,7 @@ pub struct Watched {
 }
 
 impl Watched {
+    /// Returns the descriptors to poll.
     pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
         self.pidfds.iter().map(|pidfd| pidfd.as_fd()).chain(self.touched.iter().map(AsFd::as_fd)).collect()
     }

@@ -200,6 +200,7 @@ pub enum Denied {
 }
 
 impl<'a, L: Site> Wait<'a, L> {
+    /// Makes a wait for the word of `mapping`, which begins when it is polled.
     pub fn new(mapping: &'a Arc<LockMapping<L>>) -> Wait<'a, L> {
         Wait { mapping, number: None }
     }

@@ -14,6 +14,7 @@ mod watcher;
 
 /// Something with a descriptor that becomes readable when the future should be polled again.
 pub trait Source: Send + Sync + 'static {
+    /// Returns the descriptor.
     fn fd(&self) -> BorrowedFd<'_>;
 }
 

@@ -1,171 +1,33 @@
-//! [`EncodeBuffer`]: encodes a value for a queue. A small value stays on the stack; a larger one is
-//! written straight into a block of the queue.
+//! What the codec writes values into: the [`ItemBuffer`] of a queue. A small value stays on the
+//! stack; a larger one is written straight into a block of the queue.
 
 use std::io;
 
-use crate::shm::block::Block;
-use crate::shm::scratch::Scratch;
-use crate::shm::store::{Body, INLINE, Refusal, Store};
+use multiproc_shm::queue::ItemBuffer;
+
 use crate::transfer::codec;
 use crate::transfer::compact::Output;
 
-/// How many bytes are collected before they are written into the block.
-const GATHERED: usize = 64 * 1024;
-
-/// Pieces of at least this many bytes are written straight into the block.
-const STRAIGHT: usize = 4 * 1024;
-
-/// The bytes of a value while it is being encoded.
-pub(crate) struct EncodeBuffer<'a> {
-    store: &'a Store,
-    /// All bytes of a small value. Of a large one, the bytes written last: each call of a
-    /// serializer writes only a few.
-    small: Scratch,
-    /// Whether more was written than fits into `small`: then the value is in a block.
-    is_large: bool,
-    /// What follows in the block, before the bytes in `small`.
-    buffer: Vec<u8>,
-    block: Option<Block<&'a Store>>,
-    failure: Option<io::Error>,
-}
-
-impl<'a> EncodeBuffer<'a> {
-    #[inline]
-    pub(crate) fn new(store: &'a Store) -> EncodeBuffer<'a> {
-        EncodeBuffer { store, small: Scratch::new(), is_large: false, buffer: Vec::new(), block: None, failure: None }
-    }
-
-    /// Returns the encoded value, as the body of an item.
-    #[inline]
-    pub(crate) fn finish(&mut self) -> io::Result<Body<'_>> {
-        if !self.is_large {
-            return Ok(Body::Inline(self.small.bytes()));
-        }
-        self.flush()?;
-        let block = self.block.as_ref().expect("a large value has a block");
-        Ok(Body::Block(block.index(), block.len()))
-    }
-
-    /// Leaves the block to the queue: the item has been put.
-    #[inline]
-    pub(crate) fn leave(&mut self) {
-        if let Some(block) = self.block.take() {
-            block.leave();
-        }
-    }
-
-    #[inline(never)]
-    fn extend_block(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.failure.is_none() {
-            match self.write(bytes) {
-                Ok(()) => return Ok(()),
-                Err(error) => self.failure = Some(error),
-            }
-        }
-        Err(io::Error::other("the bytes could not be written"))
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.is_large = true;
-        self.gather()?;
-        if bytes.len() >= STRAIGHT {
-            self.make_room(self.buffer.len() + bytes.len())?;
-            self.flush_buffer()?;
-            return self.block.as_mut().expect("make_room has made a block").fill(bytes);
-        }
-        if !self.small.push(bytes, INLINE) {
-            self.reserve(bytes.len())?;
-            self.buffer.extend_from_slice(bytes);
-        }
-        Ok(())
-    }
-
-    /// Moves the bytes in `small` to `buffer`.
-    fn gather(&mut self) -> io::Result<()> {
-        self.reserve(self.small.bytes().len())?;
-        self.buffer.extend_from_slice(self.small.bytes());
-        self.small.clear();
-        Ok(())
-    }
-
-    /// Flushes `buffer` if `more` bytes would make it too large.
-    fn reserve(&mut self, more: usize) -> io::Result<()> {
-        if more > GATHERED - self.buffer.len() { self.flush_buffer() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.gather()?;
-        self.flush_buffer()
-    }
-
-    fn flush_buffer(&mut self) -> io::Result<()> {
-        if !self.buffer.is_empty() {
-            self.make_room(self.buffer.len())?;
-            self.block.as_mut().expect("make_room has made a block").fill(&self.buffer)?;
-            self.buffer.clear();
-        }
-        Ok(())
-    }
-
-    /// Makes sure that there is a block with memory for `more` bytes.
-    fn make_room(&mut self, more: usize) -> io::Result<()> {
-        let Some(block) = &mut self.block else {
-            self.block = Some(Block::new(self.store, more as u64).map_err(system)?);
-            return Ok(());
-        };
-        let need = block.len() + more as u64;
-        // Allocate ahead: a value that has outgrown its block may grow again.
-        if block.extend(need)? {
-            return Ok(());
-        }
-        let mut larger = Block::new(self.store, need.max(2 * block.len())).map_err(system)?;
-        larger.fill(block.bytes()?)?;
-        self.block = Some(larger);
-        Ok(())
-    }
-}
-
-fn system(refusal: Refusal) -> io::Error {
-    match refusal {
-        Refusal::System(_, error) => error,
-        Refusal::Corrupt(what) => io::Error::new(io::ErrorKind::InvalidData, what),
-        other => io::Error::other(format!("{other:?}")),
-    }
-}
-
-impl Output for EncodeBuffer<'_> {
+impl Output for ItemBuffer<'_> {
     type Error = io::Error;
 
     #[inline]
     fn extend(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.small.push(bytes, INLINE) {
-            return Ok(());
-        }
-        self.extend_block(bytes)
+        ItemBuffer::extend(self, bytes)
     }
 }
 
-impl codec::Buffer for EncodeBuffer<'_> {
+impl codec::Buffer for ItemBuffer<'_> {
     #[inline]
     fn clear(&mut self) {
-        self.small.clear();
-        // Errors are forgotten as well: the next attempt may get the memory that the system refused
-        // now.
-        if self.is_large {
-            self.buffer.clear();
-            (self.is_large, self.block, self.failure) = (false, None, None);
-        }
+        ItemBuffer::clear(self);
     }
 
     fn written(&mut self) -> io::Result<&[u8]> {
-        if !self.is_large {
-            return Ok(self.small.bytes());
-        }
-        EncodeBuffer::flush(self)?;
-        self.block.as_ref().expect("a large value has a block").bytes()
+        ItemBuffer::written(self)
     }
 
     fn failure(&mut self) -> Option<io::Error> {
-        self.failure.take()
+        ItemBuffer::failure(self)
     }
 }

@@ -2,21 +2,25 @@
 //! consumer dies before finishing it.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use multiproc_shm::queue::item::Taken;
+use multiproc_shm::queue::{self as shm_queue, Lease};
+use multiproc_shm::wait::deadline::Deadline;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::queue::{End, Patience, Role, deadline, decode, lease_of};
+use super::queue::{decode, not_created, put_value, received, send, waiting};
 use super::queue_error::{GetError, PutError};
 use super::wait::Waitable;
 use crate::create_error::CreateError;
+use crate::handle::Handle;
 use crate::sendable::Sendable;
 use crate::shm::scratch::Scratch;
-use crate::shm::store::{Limits, Place, Store, Taken};
+use crate::shm::spin_lock::within;
 
 /// A [`Queue`](crate::Queue) of work. A process that takes an item holds it until the work is
 /// [done](Task::task_done). If the process dies before that, the item can be taken again, and the
@@ -59,16 +63,21 @@ use crate::shm::store::{Limits, Place, Store, Taken};
 /// Items can't contain open files ([`Handle`](crate::Handle)s, queues, locks), because those could
 /// not be delivered a second time: `put` returns an error.
 pub struct JoinableQueue<T> {
-    pub(super) end: End<T>,
+    pub(super) queue: shm_queue::JoinableQueue,
+    items: PhantomData<fn(T) -> T>,
 }
 
 impl<T> JoinableQueue<T> {
+    fn of(queue: shm_queue::JoinableQueue) -> JoinableQueue<T> {
+        JoinableQueue { queue, items: PhantomData }
+    }
+
     /// Creates a queue without a limit.
     ///
     /// # Errors
     /// Those of [`Queue::new`](crate::Queue::new).
     pub fn new() -> Result<JoinableQueue<T>, CreateError> {
-        Ok(JoinableQueue { end: End::create(Limits::NONE, true)? })
+        shm_queue::JoinableQueue::new().map(JoinableQueue::of).map_err(not_created)
     }
 
     /// Creates a queue for at most `items` items at a time, and at least one. Items that have been
@@ -87,33 +96,33 @@ impl<T> JoinableQueue<T> {
     /// # Errors
     /// Those of [`Queue::new`](crate::Queue::new).
     pub fn with_limits(items: usize, bytes: u64) -> Result<JoinableQueue<T>, CreateError> {
-        Ok(JoinableQueue { end: End::create(Limits::new(items, bytes), true)? })
+        shm_queue::JoinableQueue::with_limits(items, bytes).map(JoinableQueue::of).map_err(not_created)
     }
 
     /// Returns the greatest number of items the queue may hold, or `None` if there is no limit.
     pub fn capacity(&self) -> Option<usize> {
-        self.end.store.limits().capacity()
+        self.queue.capacity()
     }
 
     /// Returns the number of items that wait to be taken, at this moment.
     pub fn len(&self) -> usize {
-        usize::try_from(self.end.store.len()).unwrap_or(usize::MAX)
+        self.queue.len()
     }
 
     /// Whether no item waits to be taken, at this moment.
     pub fn is_empty(&self) -> bool {
-        self.end.store.is_empty()
+        self.queue.is_empty()
     }
 
     /// Whether the queue has reached its capacity at this moment.
     pub fn is_full(&self) -> bool {
-        self.end.store.is_full()
+        self.queue.is_full()
     }
 
     /// Returns the number of items that were put and are not done, at this moment: those that wait
     /// to be taken, and those that have been taken.
     pub fn unfinished(&self) -> usize {
-        usize::try_from(self.end.store.unfinished()).unwrap_or(usize::MAX)
+        self.queue.unfinished()
     }
 
     /// Closes the queue for all processes: later puts fail. Items in it can still be taken; then
@@ -121,12 +130,12 @@ impl<T> JoinableQueue<T> {
     ///
     /// Items of consumers that die after that can still be taken again.
     pub fn close(&self) {
-        self.end.store.close();
+        self.queue.close();
     }
 
     /// Whether the queue was [closed](JoinableQueue::close).
     pub fn is_closed(&self) -> bool {
-        self.end.store.is_closed()
+        self.queue.is_closed()
     }
 
     /// Waits until the work on all items that were put is done, for as long as it takes.
@@ -136,7 +145,7 @@ impl<T> JoinableQueue<T> {
     /// other handles have been dropped, or their processes have ended. Take the items in this
     /// process, or start another consumer.
     pub fn join(&self) -> Result<(), GetError> {
-        Ok(self.end.store.join(None, self.end.to_put())?)
+        Ok(self.queue.join(Deadline::Never)?)
     }
 
     /// Like [`join`](JoinableQueue::join), but waits for at most `timeout`.
@@ -144,7 +153,7 @@ impl<T> JoinableQueue<T> {
     /// # Errors
     /// [`GetError::Timeout`], [`GetError::Disconnected`].
     pub fn join_timeout(&self, timeout: Duration) -> Result<(), GetError> {
-        Ok(self.end.store.join(deadline(timeout), self.end.to_put())?)
+        Ok(self.queue.join(waiting(timeout))?)
     }
 }
 
@@ -154,7 +163,7 @@ impl<T: Sendable> JoinableQueue<T> {
     /// # Errors
     /// Those of [`Queue::put`](crate::Queue::put).
     pub fn put(&self, item: T) -> Result<(), PutError<T>> {
-        self.end.put(item, Patience::Until(None))
+        put_value(self.queue.end(), item, Deadline::Never)
     }
 
     /// Puts an item if there is room for it now. See [`Queue::try_put`](crate::Queue::try_put).
@@ -162,7 +171,7 @@ impl<T: Sendable> JoinableQueue<T> {
     /// # Errors
     /// Those of [`Queue::try_put`](crate::Queue::try_put).
     pub fn try_put(&self, item: T) -> Result<(), PutError<T>> {
-        self.end.put(item, Patience::None)
+        put_value(self.queue.end(), item, Deadline::Now)
     }
 
     /// Puts an item; waits for room for at most `timeout`. See
@@ -171,7 +180,7 @@ impl<T: Sendable> JoinableQueue<T> {
     /// # Errors
     /// Those of [`Queue::put_timeout`](crate::Queue::put_timeout).
     pub fn put_timeout(&self, item: T, timeout: Duration) -> Result<(), PutError<T>> {
-        self.end.put(item, Patience::Until(deadline(timeout)))
+        put_value(self.queue.end(), item, waiting(timeout))
     }
 
     /// Takes the oldest item, or first of all one with which a consumer has died. Waits while there
@@ -180,7 +189,7 @@ impl<T: Sendable> JoinableQueue<T> {
     /// # Errors
     /// Those of [`Queue::get`](crate::Queue::get). An item that can't be read counts as done.
     pub fn get(&self) -> Result<Task<T>, GetError> {
-        self.take(Patience::Until(None))
+        self.take(Deadline::Never)
     }
 
     /// Like [`get`](JoinableQueue::get), but doesn't wait.
@@ -188,7 +197,7 @@ impl<T: Sendable> JoinableQueue<T> {
     /// # Errors
     /// Those of [`get`](JoinableQueue::get); [`GetError::Empty`].
     pub fn try_get(&self) -> Result<Task<T>, GetError> {
-        self.take(Patience::None)
+        self.take(Deadline::Now)
     }
 
     /// Like [`get`](JoinableQueue::get), but waits for at most `timeout`.
@@ -196,7 +205,7 @@ impl<T: Sendable> JoinableQueue<T> {
     /// # Errors
     /// Those of [`get`](JoinableQueue::get); [`GetError::Timeout`].
     pub fn get_timeout(&self, timeout: Duration) -> Result<Task<T>, GetError> {
-        self.take(Patience::Until(deadline(timeout)))
+        self.take(waiting(timeout))
     }
 
     /// Returns an iterator over the items, which waits for each. It ends when the queue is empty,
@@ -221,10 +230,10 @@ impl<T: Sendable> JoinableQueue<T> {
         Tasks { queue: self }
     }
 
-    fn take(&self, patience: Patience) -> Result<Task<T>, GetError> {
+    fn take(&self, deadline: Deadline) -> Result<Task<T>, GetError> {
         let mut scratch = Scratch::new();
-        patience.limits(|| {
-            let taken = self.end.take(&mut scratch, patience)?;
+        within(deadline.limit(), || {
+            let taken = self.queue.end().take(&mut scratch, deadline)?;
             self.task(taken, &scratch)
         })
     }
@@ -232,15 +241,7 @@ impl<T: Sendable> JoinableQueue<T> {
     /// Decodes the item that was taken.
     pub(super) fn task(&self, taken: Taken, scratch: &Scratch) -> Result<Task<T>, GetError> {
         let deliveries = taken.deliveries;
-        let index = lease_of(&taken).ok_or(GetError::Corrupt("an item without a lease"))?;
-        // From here on, dropping `lease` returns the item, and finishing it removes the item.
-        let lease = Lease { store: self.end.store.clone(), index, finished: false };
-        let value = match taken.place {
-            Place::Block(index, len) => {
-                self.end.store.with_lease(index, len, |bytes| decode(taken, bytes)).map_err(GetError::from)?
-            }
-            _ => decode(taken, scratch.bytes()),
-        };
+        let (lease, value) = self.queue.read(taken, scratch, decode)?;
         match value {
             Ok(value) => Ok(Task { value, deliveries, lease }),
             Err(error) => {
@@ -280,29 +281,27 @@ impl<'a, T: Serialize + DeserializeOwned> IntoIterator for &'a JoinableQueue<T> 
 
 impl<T> Clone for JoinableQueue<T> {
     fn clone(&self) -> JoinableQueue<T> {
-        JoinableQueue { end: self.end.another(Role::Both) }
+        JoinableQueue::of(self.queue.clone())
     }
 }
 
 impl<T> fmt::Debug for JoinableQueue<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JoinableQueue").field("len", &self.len()).field("unfinished", &self.unfinished()).finish()
+        self.queue.fmt(f)
     }
 }
 
 impl<T> Serialize for JoinableQueue<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.end.serialize(serializer)
+        send(self.queue.to_fds())?.serialize(serializer)
     }
 }
 
 impl<'de, T> Deserialize<'de> for JoinableQueue<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<JoinableQueue<T>, D::Error> {
-        let end = End::deserialize(deserializer)?;
-        match end.store.is_joinable() {
-            true => Ok(JoinableQueue { end }),
-            false => Err(serde::de::Error::custom("it is a queue of another kind")),
-        }
+        let fds = Vec::<Handle<OwnedFd>>::deserialize(deserializer)?;
+        let queue = shm_queue::JoinableQueue::from_fds(received(fds)).map_err(serde::de::Error::custom)?;
+        Ok(JoinableQueue::of(queue))
     }
 }
 
@@ -310,7 +309,7 @@ impl<'de, T> Deserialize<'de> for JoinableQueue<T> {
 /// item can be taken again because its consumer has died.
 impl<T> AsFd for JoinableQueue<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.end.fd()
+        self.queue.as_fd()
     }
 }
 
@@ -318,19 +317,19 @@ impl<T> AsFd for JoinableQueue<T> {
 /// an item can be taken again because its consumer has died.
 impl<T> Waitable for JoinableQueue<T> {
     fn fd(&self) -> BorrowedFd<'_> {
-        self.end.store.fd_to_sleep_on()
+        self.queue.end().fd_to_sleep_on()
     }
 
     fn ready(&self) -> std::io::Result<bool> {
-        Ok(self.end.is_ready())
+        Ok(self.queue.end().is_ready())
     }
 
     fn woken(&self) -> std::io::Result<bool> {
-        Ok(self.end.is_ready())
+        Ok(self.queue.end().is_ready())
     }
 
     fn finished(&self) {
-        self.end.store.give_back_when_quiet();
+        self.queue.end().finished();
     }
 }
 
@@ -382,29 +381,5 @@ impl<T> DerefMut for Task<T> {
 impl<T: fmt::Debug> fmt::Debug for Task<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Task").field("value", &self.value).field("deliveries", &self.deliveries).finish()
-    }
-}
-
-/// The right to work on an item. Dropping it without finishing returns the item to the queue.
-struct Lease {
-    store: Arc<Store>,
-    index: u32,
-    finished: bool,
-}
-
-impl Lease {
-    fn finish(mut self) {
-        self.finished = true;
-        // Fails only if the shared memory is corrupt, or in a fork copy, which doesn't hold the
-        // item.
-        let _ = self.store.finish(self.index);
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if !self.finished {
-            self.store.return_lease(self.index);
-        }
     }
 }

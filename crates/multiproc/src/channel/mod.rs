@@ -1,6 +1,7 @@
 //! Channels between processes: queues, pipes and connections.
 //!
-//! - [`queue`] and [`joinable`]: queues in shared memory.
+//! - [`queue`] and [`joinable`]: queues of values, on top of the queues of bytes in
+//!   `multiproc_shm::queue`.
 //! - [`pipe`]: makes the two ends of a [`connection`]. Its messages go through one of two
 //!   transports, [`local`] (sockets of one machine) or [`stream`] (TCP).
 //! - [`listener`] and [`connect`](mod@connect): connections between processes that are not related,

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::io;
 
+use multiproc_shm::queue;
+
 use crate::shm::spin_lock::Stalled;
-use crate::shm::store::Refusal;
 use crate::transfer::codec::{CodecError, Refused};
 
 /// An item was not put into a queue. The error holds the item, see
@@ -110,19 +111,19 @@ impl<T> std::error::Error for PutError<T> {
     }
 }
 
-impl From<Refusal> for PutErrorKind {
-    fn from(refusal: Refusal) -> PutErrorKind {
-        if let Some(Stalled { pid, is_stopped }) = refusal.stalled() {
-            return PutErrorKind::Stalled { pid, stopped: is_stopped };
-        }
-        match refusal {
-            Refusal::Full | Refusal::Crowded => PutErrorKind::Full,
-            Refusal::TooLarge => PutErrorKind::TooLarge,
-            Refusal::Closed => PutErrorKind::Closed,
-            Refusal::System(what, source) => PutErrorKind::Io { what, source },
-            Refusal::Corrupt(what) => PutErrorKind::Corrupt(what),
-            Refusal::Alone => PutErrorKind::Disconnected,
-            Refusal::Late => PutErrorKind::Timeout,
+impl From<queue::Error> for PutErrorKind {
+    fn from(error: queue::Error) -> PutErrorKind {
+        match error {
+            queue::Error::Full | queue::Error::FdsFull => PutErrorKind::Full,
+            queue::Error::TooLarge => PutErrorKind::TooLarge,
+            queue::Error::Closed => PutErrorKind::Closed,
+            queue::Error::Disconnected => PutErrorKind::Disconnected,
+            queue::Error::Timeout => PutErrorKind::Timeout,
+            queue::Error::Stalled(Stalled { pid, is_stopped }) => PutErrorKind::Stalled { pid, stopped: is_stopped },
+            queue::Error::Io { what, source } => PutErrorKind::Io { what, source },
+            queue::Error::Corrupt(what) => PutErrorKind::Corrupt(what),
+            // Not from calls of this layer.
+            other => PutErrorKind::Io { what: "put it", source: io::Error::other(other) },
         }
     }
 }
@@ -203,18 +204,18 @@ impl GetError {
     }
 }
 
-impl From<Refusal> for GetError {
-    fn from(refusal: Refusal) -> GetError {
-        if let Some(Stalled { pid, is_stopped }) = refusal.stalled() {
-            return GetError::Stalled { pid, stopped: is_stopped };
-        }
-        match refusal {
-            Refusal::Full | Refusal::Crowded | Refusal::TooLarge => GetError::Corrupt("it is empty and full"),
-            Refusal::Closed => GetError::Closed,
-            Refusal::System(what, source) => GetError::Io { what, source },
-            Refusal::Corrupt(what) => GetError::Corrupt(what),
-            Refusal::Alone => GetError::Disconnected,
-            Refusal::Late => GetError::Timeout,
+impl From<queue::Error> for GetError {
+    fn from(error: queue::Error) -> GetError {
+        match error {
+            queue::Error::Empty => GetError::Empty,
+            queue::Error::Closed => GetError::Closed,
+            queue::Error::Disconnected => GetError::Disconnected,
+            queue::Error::Timeout => GetError::Timeout,
+            queue::Error::Stalled(Stalled { pid, is_stopped }) => GetError::Stalled { pid, stopped: is_stopped },
+            queue::Error::Io { what, source } => GetError::Io { what, source },
+            queue::Error::Corrupt(what) => GetError::Corrupt(what),
+            // Not from calls of this layer.
+            other => GetError::Io { what: "take an item", source: io::Error::other(other) },
         }
     }
 }

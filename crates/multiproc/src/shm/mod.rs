@@ -9,11 +9,8 @@ pub(crate) use multiproc_shm::memory::object;
 pub(crate) use multiproc_shm::memory::region;
 pub(crate) use multiproc_shm::memory::scratch;
 pub(crate) use multiproc_shm::memory::segment;
-pub(crate) use multiproc_shm::queue::block;
-pub(crate) use multiproc_shm::queue::store;
 pub(crate) use multiproc_shm::slot_table;
 pub(crate) use multiproc_shm::sync::condition as tickets;
 pub(crate) use multiproc_shm::wait::change_rate;
-pub(crate) use multiproc_shm::wait::notifier;
 #[cfg(feature = "async")]
 pub(crate) use multiproc_shm::wait::waiters;

@@ -9,7 +9,7 @@ use ::loom::thread::JoinHandle;
 use super::{Kill, all_survive, check, check_deaths, start};
 use crate::loom::futex::be_impatient;
 use crate::memory::scratch::Scratch;
-use crate::queue::store::{Body, Item, Limits, Refusal, Store};
+use crate::queue::store::{Body, Error, Item, Limits, Store};
 use crate::wait::notifier::ViaHandle;
 
 const ONE: Limits = Limits { items: 1, bytes: u64::MAX };
@@ -37,11 +37,11 @@ fn item_in(scratch: &Scratch) -> u64 {
     item
 }
 
-fn try_put(store: &Store, item: u64) -> Result<(), Refusal> {
+fn try_put(store: &Store, item: u64) -> Result<(), Error> {
     store.try_put(&Item { body: Body::Inline(&bytes(item)), ..EMPTY })
 }
 
-fn put(store: &Store, item: u64) -> Result<(), Refusal> {
+fn put(store: &Store, item: u64) -> Result<(), Error> {
     store.put(&Item { body: Body::Inline(&bytes(item)), ..EMPTY }, None, ViaHandle::Own)
 }
 
@@ -55,7 +55,7 @@ fn take(store: &Store) -> Option<u64> {
     let mut scratch = Scratch::new();
     match store.take(&mut scratch, None, ViaHandle::Own) {
         Ok(_) => Some(item_in(&scratch)),
-        Err(Refusal::Closed) => None,
+        Err(Error::Closed) => None,
         Err(error) => panic!("{error:?}"),
     }
 }
@@ -248,7 +248,7 @@ fn a_close_ends_waits(limits: Limits, impatient: bool) {
         };
         try_put(&store, 0).unwrap();
         store.close();
-        assert!(matches!(try_put(&store, 1), Err(Refusal::Closed)));
+        assert!(matches!(try_put(&store, 1), Err(Error::Closed)));
         assert_eq!(taker.join().unwrap(), Some((Some(0), None)));
     });
 }
@@ -291,7 +291,7 @@ fn a_close_wakes_a_producer(impatient: bool) {
                 if impatient {
                     be_impatient();
                 }
-                assert!(matches!(put(&store, 1), Err(Refusal::Closed)));
+                assert!(matches!(put(&store, 1), Err(Error::Closed)));
             })
         };
         store.close();
@@ -346,7 +346,7 @@ fn a_producer_that_dies_does_not_use_up_the_limit() {
         assert_eq!((items.len(), items.contains(&0)), (2, !has_room));
         try_put(&store, 3).unwrap();
         try_put(&store, 4).unwrap();
-        assert!(matches!(try_put(&store, 5), Err(Refusal::Full)));
+        assert!(matches!(try_put(&store, 5), Err(Error::Full)));
     });
 }
 
@@ -399,7 +399,7 @@ fn a_process_that_dies_after_the_close_has_told_the_producer() {
             let store = store.share();
             start(2, &Kill::never(), move || {
                 be_impatient();
-                assert!(matches!(put(&store, 1), Err(Refusal::Closed)));
+                assert!(matches!(put(&store, 1), Err(Error::Closed)));
             })
         };
         let closing = {

@@ -1,0 +1,165 @@
+//! [`Message`]: what was taken from a queue, bytes and descriptors.
+
+use std::fmt;
+use std::io;
+use std::ops::Deref;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use multiproc_os::shared_memory::Mapping;
+
+use crate::memory::scratch::Scratch;
+use crate::message::fd_bundle::FdBundle;
+use crate::queue::block::Block;
+use crate::queue::error::Error;
+use crate::queue::item::Taken;
+use crate::queue::store::Store;
+
+/// A message that was taken from a queue. It derefs to its bytes.
+///
+/// The bytes of a large message stay in the queue's own memory, at an address that is a multiple of
+/// 4,096, until the message is dropped. The queue's other users don't see what is written to them:
+/// [`bytes_mut`](Message::bytes_mut) maps them privately (`MAP_PRIVATE`, mmap(2)), and only the pages
+/// that are written are copied.
+///
+/// ```
+/// use multiproc_shm::queue::Queue;
+/// use multiproc_shm::wait::deadline::Deadline;
+///
+/// let queue = Queue::new()?;
+/// queue.put(&[&[7; 100_000]], &[], Deadline::Never)?;
+/// let mut message = queue.get(Deadline::Never)?;
+/// assert_eq!(message.len(), 100_000);
+/// message.bytes_mut()?[99_999] = 8;
+/// assert_eq!(message[99_998..], [7, 8]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Message {
+    content: Content,
+    fds: FdBundle,
+    is_raw: bool,
+}
+
+enum Content {
+    Small(Box<[u8]>),
+    Block(Block<Arc<Store>>),
+    /// A private mapping of the block: its offset in the mapping, and its length. The block must
+    /// stay as it is until the mapping is gone, since pages that were not written are shared.
+    Private {
+        mapping: Mapping,
+        at: usize,
+        len: usize,
+        _block: Block<Arc<Store>>,
+    },
+}
+
+impl Message {
+    /// The message of an item that was taken, with its bytes in `scratch` if it is small.
+    #[doc(hidden)]
+    pub fn of(taken: Taken, scratch: &Scratch, store: &Arc<Store>) -> Result<Message, Error> {
+        let content = match taken.block(|| store.clone()) {
+            Some(block) => {
+                // Mapped now, so that later calls can't fail.
+                block.bytes().map_err(Error::mapping)?;
+                Content::Block(block)
+            }
+            None => Content::Small(scratch.bytes().into()),
+        };
+        let fds = match taken.handles {
+            0 => FdBundle::default(),
+            handles => FdBundle::received(taken.fds, handles).ok_or(Error::Corrupt("the descriptors of an item"))?,
+        };
+        Ok(Message { content, fds, is_raw: taken.raw })
+    }
+
+    /// Whether the message was put as plain bytes, not as a value in the encoding of a front that
+    /// puts values.
+    pub fn is_raw(&self) -> bool {
+        self.is_raw
+    }
+
+    /// Returns the bytes for writing. Only this message has what is written there. The first call
+    /// for a large message maps it anew, so that its address changes.
+    ///
+    /// # Errors
+    /// `ENOMEM`: the process has too many mappings.
+    pub fn bytes_mut(&mut self) -> io::Result<&mut [u8]> {
+        if let Content::Block(block) = &self.content {
+            let (mapping, at) = block.copy_on_write()?;
+            let len = block.len() as usize;
+            let Content::Block(block) = std::mem::replace(&mut self.content, Content::Small(Box::default())) else {
+                unreachable!("it was a block")
+            };
+            self.content = Content::Private { mapping, at, len, _block: block };
+        }
+        Ok(match &mut self.content {
+            Content::Small(bytes) => bytes,
+            // SAFETY: the mapping is at least this long, only this message has it, and it is
+            // borrowed mutably. No process writes to the block while it is this process's.
+            Content::Private { mapping, at, len, .. } => unsafe {
+                std::slice::from_raw_parts_mut(mapping.start().as_ptr().add(*at), *len)
+            },
+            Content::Block(_) => unreachable!("it is private"),
+        })
+    }
+
+    /// Takes the descriptors out of the message, in the order in which they were put. Each has a
+    /// number above 2. A later call returns none.
+    ///
+    /// # Errors
+    /// Only for more than 16 descriptors: `EMFILE`; `InvalidData` if a process has written garbage.
+    /// The descriptors are closed then.
+    pub fn take_fds(&mut self) -> io::Result<Vec<OwnedFd>> {
+        std::mem::take(&mut self.fds).unpack()
+    }
+
+    /// Returns the number of descriptors.
+    pub fn fd_count(&self) -> usize {
+        self.fds.count() as usize
+    }
+
+    /// Returns the bytes as a `Vec`. Those of a large message are copied.
+    pub fn into_vec(self) -> Vec<u8> {
+        match self.content {
+            Content::Small(bytes) => bytes.into(),
+            _ => self.to_vec(),
+        }
+    }
+}
+
+impl Deref for Message {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.content {
+            Content::Small(bytes) => bytes,
+            // It was mapped when it was taken, and stays mapped.
+            Content::Block(block) => block.bytes().unwrap_or_default(),
+            // SAFETY: as in `bytes_mut`.
+            Content::Private { mapping, at, len, .. } => unsafe {
+                std::slice::from_raw_parts(mapping.start().as_ptr().add(*at), *len)
+            },
+        }
+    }
+}
+
+impl AsRef<[u8]> for Message {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.fd_count() {
+            0 => write!(f, "Message({} bytes)", self.len()),
+            fds => write!(f, "Message({} bytes, {fds} descriptors)", self.len()),
+        }
+    }
+}
+
+impl PartialEq<[u8]> for Message {
+    fn eq(&self, other: &[u8]) -> bool {
+        **self == *other
+    }
+}
