@@ -80,14 +80,14 @@ fn send_with(socket: impl AsFd, parts: &[&[u8]], fds: &[BorrowedFd<'_>], flags: 
     }
     match rustix::io::retry_on_intr(|| sendmsg(&socket, &slices, &mut control, flags | SendFlags::NOSIGNAL)) {
         Ok(_) => Ok(()),
-        Err(rustix::io::Errno::TOOMANYREFS) => Err(io::Error::new(io::ErrorKind::QuotaExceeded, TOO_MANY_ON_THEIR_WAY)),
+        Err(rustix::io::Errno::TOOMANYREFS) => Err(io::Error::new(io::ErrorKind::QuotaExceeded, TOO_MANY_IN_FLIGHT)),
         Err(error) => Err(error.into()),
     }
 }
 
 /// Replaces the kernel's text for `ETOOMANYREFS` ("Too many references: cannot splice"), which
 /// doesn't tell the cause; see unix(7).
-pub const TOO_MANY_ON_THEIR_WAY: &str = "too many descriptors are in flight between processes: a user may have at \
+pub const TOO_MANY_IN_FLIGHT: &str = "too many descriptors are in flight between processes: a user may have at \
                                      most as many sent and not yet received as one process may have open \
                                      (RLIMIT_NOFILE)";
 

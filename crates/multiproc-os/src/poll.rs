@@ -79,7 +79,7 @@ pub(crate) fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> i
 }
 
 /// Calls poll(2) once, for at most `milliseconds`; -1 is no limit. Negative descriptors are ignored.
-/// Async-signal-safe, and does not [look](crate::lifeline::look) at the lifeline: for signal handlers,
+/// Async-signal-safe, and does not [check](crate::lifeline::check) the lifeline: for signal handlers,
 /// and for the lifeline itself.
 pub(crate) fn poll_raw(fds: &mut [libc::pollfd], milliseconds: i32) -> io::Result<usize> {
     // SAFETY: the pointer and the length are those of the slice.
@@ -140,7 +140,7 @@ fn until(
     deadline: Option<Instant>,
     mut wait: impl FnMut(Option<&Timespec>) -> rustix::io::Result<usize>,
 ) -> io::Result<()> {
-    crate::lifeline::look();
+    crate::lifeline::check();
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         // At most an hour at a time: a `Duration` may be larger than the kernel accepts.

@@ -189,7 +189,7 @@ fn look(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<LookedAt>, Packet
     // Handles that are packed into sockets need their room later, when it is too late to leave the
     // message in the socket.
     if head.handles as usize > LOOSE {
-        fd_budget::look(head.parts(&looked_at.fds), head.handles)?;
+        fd_budget::check_now(head.parts(&looked_at.fds), head.handles)?;
     }
     Ok(Some((bytes, looked_at.fds)))
 }

@@ -120,7 +120,7 @@ async fn watch<S: Source>(source: &Arc<S>, look: impl Fn() -> io::Result<WakeRea
     poll_fn(|context| {
         loop {
             match look()? {
-                WakeReason::Late => ready!(wakeup.poll(source, context))?,
+                WakeReason::Timeout => ready!(wakeup.poll(source, context))?,
                 reason => return Poll::Ready(Ok(reason)),
             }
         }
@@ -155,7 +155,7 @@ async fn pause() -> io::Result<()> {
     let timer = Arc::new(Timer::after(PAUSE)?);
     watch(&timer, || {
         let over = multiproc_os::poll::wait_any_in(&[timer.as_fd()], Some(Instant::now()))?;
-        Ok(if over.is_empty() { WakeReason::Late } else { WakeReason::Other })
+        Ok(if over.is_empty() { WakeReason::Timeout } else { WakeReason::Other })
     })
     .await
     .map(drop)

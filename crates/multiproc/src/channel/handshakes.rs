@@ -724,7 +724,7 @@ impl Pending {
                 self.stage = Stage::Proof(Transcript { client, listener });
                 Ok(Step::GoOn)
             }
-            Said::Second(name) if shared.tcp => match rendezvous::bring(&place(&name), &self.said, &self.socket) {
+            Said::Second(name) if shared.tcp => match rendezvous::send(&place(&name), &self.said, &self.socket) {
                 Ok(()) => Ok(Step::HandedOver),
                 Err(error) if is_full(&error) => Ok(Step::NoRoom),
                 // The process that waited for it has closed the first connection, most likely to

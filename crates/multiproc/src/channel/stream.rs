@@ -44,7 +44,7 @@ const SKIPPED: usize = 64 << 10;
 
 /// Makes this process the owner of `fd`.
 fn claim(fd: impl AsFd) -> io::Result<()> {
-    record_lock::claim(fd)?.map_err(|pid| {
+    record_lock::try_lock(fd)?.map_err(|pid| {
         let what = format!("process {pid} uses this end of the connection; over TCP, only one process can");
         io::Error::new(io::ErrorKind::ResourceBusy, what)
     })

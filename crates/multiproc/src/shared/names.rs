@@ -181,7 +181,7 @@ fn ask(name: &str, request: Request, deadline: Instant) -> Result<Found, NameErr
             (Answer::NotServed, _) => return Err(owner.refuses(NameRefusal::NotServed)),
             (Answer::Failed(errno), _) => {
                 let source = match errno {
-                    ETOOMANYREFS => io::Error::new(io::ErrorKind::QuotaExceeded, fd_passing::TOO_MANY_ON_THEIR_WAY),
+                    ETOOMANYREFS => io::Error::new(io::ErrorKind::QuotaExceeded, fd_passing::TOO_MANY_IN_FLIGHT),
                     _ => io::Error::from_raw_os_error(errno),
                 };
                 return Err(match source.kind() {

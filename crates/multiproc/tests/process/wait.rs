@@ -82,9 +82,9 @@ for_each_method! {
     fn readable_fd(method) {
         let child = Ends(Process::new(sleep_long, ()).start_method(method).start().unwrap());
         let fd = child.as_fd();
-        assert!(!multiproc_os::poll::wait_readable(&fd, Some(Instant::now())).unwrap());
+        assert!(!multiproc_os::poll::wait_readable(fd, Some(Instant::now())).unwrap());
         child.kill().unwrap();
-        assert!(multiproc_os::poll::wait_readable(&child.as_fd(), Some(Instant::now() + LONG)).unwrap());
+        assert!(multiproc_os::poll::wait_readable(child.as_fd(), Some(Instant::now() + LONG)).unwrap());
     }
 
     fn grandchild_outlives_child(method) {
