@@ -9,7 +9,7 @@
 use std::ffi::CString;
 use std::io::Read;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::common::{Ends, LONG, Scratch, exists, fifo, for_each_method, in_its_own_process, sleep_long, wait_gone};
@@ -329,12 +329,15 @@ struct MemoryGroup(std::path::PathBuf);
 
 impl MemoryGroup {
     fn new(limit: u64) -> Option<MemoryGroup> {
-        let name = format!("multiproc-test-{}", std::process::id());
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("multiproc-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
         // Version 1, then 2.
         let candidates = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
         candidates.into_iter().find_map(|(mount, file)| {
             let group = MemoryGroup(std::path::Path::new(mount).join(&name));
             std::fs::create_dir(&group.0).ok()?;
+            // Where nothing is mounted, this is a directory like any other.
+            group.0.join("cgroup.procs").exists().then_some(())?;
             std::fs::write(group.0.join(file), limit.to_string()).ok()?;
             // Where memory can be swapped out, it isn't short.
             let _ = std::fs::write(group.0.join("memory.swap.max"), "0");

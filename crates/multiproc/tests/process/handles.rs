@@ -10,6 +10,7 @@ use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::common::{self, Ends, LONG, for_each_method, sleep_long};
 use multiproc::process::{JoinErrorKind, StartError};
+use multiproc::sync::Event;
 use multiproc::{Handle, Process, Run, StartMethod};
 use serde::{Deserialize, Serialize};
 
@@ -495,11 +496,14 @@ fn open_file_limit_at_join() {
     fn join(method: StartMethod) -> (String, Vec<String>) {
         multiproc::process::set_standby(false);
         set_limit(4096);
+        // None returns before the limit is set: a start takes the report of a child that has ended.
+        let limited = Event::new().unwrap();
         let start = |count: usize| {
-            let target = |count: usize| -> Vec<Handle<PipeReader>> {
+            let target = |count: usize, limited: Event| -> Vec<Handle<PipeReader>> {
+                limited.wait().unwrap();
                 (0..count).map(|number| pipe_with(&number.to_string()).into()).collect()
             };
-            Process::new(target, (count,)).name("p").start_method(method).start().unwrap()
+            Process::new(target, (count, limited.clone())).name("p").start_method(method).start().unwrap()
         };
         let child = start(3);
         let hopeless = start(3);
@@ -508,6 +512,7 @@ fn open_file_limit_at_join() {
         // One descriptor fits: `open` includes that of the directory that was listed, which is
         // closed again.
         set_limit(open - 1);
+        limited.set();
         // The wait for the process succeeds all the same.
         assert!(child.wait().unwrap().success());
         let error = hopeless.join().unwrap_err();
