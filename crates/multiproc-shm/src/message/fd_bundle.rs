@@ -105,7 +105,7 @@ impl FdBundle {
         if count <= MAX_UNPACKED {
             return Ok(self.parts);
         }
-        fd_budget::is_possible(&self.parts, self.count)?;
+        fd_budget::check_limit(&self.parts, self.count)?;
         let mut fds = Vec::new();
         for part in self.parts {
             loop {

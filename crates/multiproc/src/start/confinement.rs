@@ -131,7 +131,7 @@ pub(crate) fn wait_for_go_ahead(socket: OwnedFd) -> GoAhead {
         Ok(packet) if packet.kind == kind::GO_AHEAD && packet.front().is_empty() => GoAhead::Proceed,
         Ok(packet) if packet.kind == kind::GO_AHEAD => match Settings::from_bytes(packet.front()) {
             // The umask is set without being read first: it can only be read by setting it.
-            Some(settings) if settings.take_on(&Settings::current(None)).is_ok() => GoAhead::ProceedAndAck,
+            Some(settings) if settings.apply(&Settings::current(None)).is_ok() => GoAhead::ProceedAndAck,
             _ => GoAhead::NotPermitted,
         },
         _ => GoAhead::Exit,
