@@ -23,7 +23,7 @@ use crate::fd_passing::above_stdio;
 
 /// The address of a listening socket.
 #[derive(Debug, Clone, Copy)]
-pub enum Place<'a> {
+pub enum SocketAddress<'a> {
     /// A Unix socket with a file.
     File(&'a Path),
     /// A Unix socket with an abstract name.
@@ -36,16 +36,16 @@ pub enum Place<'a> {
 /// (`/proc/sys/net/core/somaxconn`).
 const BACKLOG: i32 = 4096;
 
-/// Makes a socket that listens at `place`, close-on-exec; accepting from it never blocks. A file
+/// Makes a socket that listens at `address`, close-on-exec; accepting from it never blocks. A file
 /// must not exist yet, and is made with mode 0600.
 ///
 /// # Errors
 /// `EADDRINUSE`; for a file also those of mknod(2); `EMFILE`, `ENFILE`.
-pub fn listen(place: Place<'_>) -> io::Result<OwnedFd> {
+pub fn listen(address: SocketAddress<'_>) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let new = |family| above_stdio(rustix::net::socket_with(family, SocketType::STREAM, flags, None)?);
-    let socket = match place {
-        Place::File(path) => {
+    let socket = match address {
+        SocketAddress::File(path) => {
             let socket = new(AddressFamily::UNIX)?;
             // The file gets the mode of the socket, so it never exists with another mode.
             rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
@@ -53,12 +53,12 @@ pub fn listen(place: Place<'_>) -> io::Result<OwnedFd> {
             rustix::net::bind(&socket, &address)?;
             socket
         }
-        Place::Abstract(name) => {
+        SocketAddress::Abstract(name) => {
             let socket = new(AddressFamily::UNIX)?;
             rustix::net::bind(&socket, &SocketAddrUnix::new_abstract_name(name)?)?;
             socket
         }
-        Place::Internet(address) => {
+        SocketAddress::Internet(address) => {
             let socket = new(family_of(&address))?;
             // Connections of the previous listener may linger.
             sockopt::set_socket_reuseaddr(&socket, true)?;
@@ -183,22 +183,22 @@ pub fn listen_for_packets(socket: impl AsFd, name: &[u8]) -> io::Result<()> {
 /// # Errors
 /// As [`connect`].
 pub fn connect_for_packets(name: &[u8], deadline: Option<Instant>) -> io::Result<OwnedFd> {
-    connect_with(SocketType::SEQPACKET, Place::Abstract(name), deadline)
+    connect_with(SocketType::SEQPACKET, SocketAddress::Abstract(name), deadline)
 }
 
-/// Connects to the socket that listens at `place`, waiting until `deadline` at most; tries once if
+/// Connects to the socket that listens at `address`, waiting until `deadline` at most; tries once if
 /// the deadline has passed already. The socket is close-on-exec.
 ///
 /// # Errors
 /// `TimedOut`; `ECONNREFUSED` and `ENOENT` when no process listens there; `EMFILE`, `ENFILE`.
-pub fn connect(place: Place<'_>, deadline: Option<Instant>) -> io::Result<OwnedFd> {
-    connect_with(SocketType::STREAM, place, deadline)
+pub fn connect(address: SocketAddress<'_>, deadline: Option<Instant>) -> io::Result<OwnedFd> {
+    connect_with(SocketType::STREAM, address, deadline)
 }
 
-fn connect_with(kind: SocketType, place: Place<'_>, deadline: Option<Instant>) -> io::Result<OwnedFd> {
-    let family = match &place {
-        Place::File(_) | Place::Abstract(_) => AddressFamily::UNIX,
-        Place::Internet(address) => family_of(address),
+fn connect_with(kind: SocketType, address: SocketAddress<'_>, deadline: Option<Instant>) -> io::Result<OwnedFd> {
+    let family = match &address {
+        SocketAddress::File(_) | SocketAddress::Abstract(_) => AddressFamily::UNIX,
+        SocketAddress::Internet(address) => family_of(address),
     };
     let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
     let socket = above_stdio(socket)?;
@@ -215,18 +215,18 @@ fn connect_with(kind: SocketType, place: Place<'_>, deadline: Option<Instant>) -
             sockopt::set_socket_timeout(&socket, Timeout::Send, Some(left.max(Duration::from_micros(1))))?;
         }
         tried = true;
-        let result = match place {
-            Place::File(path) => {
+        let result = match address {
+            SocketAddress::File(path) => {
                 let (address, _file) = present_address(path)?;
                 rustix::net::connect(&socket, &address)
             }
-            Place::Abstract(name) => rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(name)?),
-            Place::Internet(address) => rustix::net::connect(&socket, &address),
+            SocketAddress::Abstract(name) => rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(name)?),
+            SocketAddress::Internet(address) => rustix::net::connect(&socket, &address),
         };
-        match (result, place) {
+        match (result, address) {
             (Ok(()), _) => break,
             // A signal. A TCP connection goes on being established.
-            (Err(Errno::INTR), Place::Internet(_)) => {
+            (Err(Errno::INTR), SocketAddress::Internet(_)) => {
                 if !crate::poll::wait_writable(&socket, deadline)? {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
@@ -235,7 +235,7 @@ fn connect_with(kind: SocketType, place: Place<'_>, deadline: Option<Instant>) -
             }
             (Err(Errno::INTR), _) => {}
             // The kernel counts in ticks, and may return some milliseconds early.
-            (Err(Errno::AGAIN), Place::File(_) | Place::Abstract(_)) if deadline.is_some() => {}
+            (Err(Errno::AGAIN), SocketAddress::File(_) | SocketAddress::Abstract(_)) if deadline.is_some() => {}
             (Err(Errno::AGAIN | Errno::INPROGRESS), _) => return Err(io::ErrorKind::TimedOut.into()),
             (Err(error), _) => return Err(error.into()),
         }
@@ -277,8 +277,8 @@ pub fn peer_process(socket: impl AsFd) -> io::Result<(i32, u32)> {
     // A direct system call, since rustix can't represent a pid of 0.
     // SAFETY: the structure is ours, and has the size passed.
     crate::cvt(unsafe {
-        let place = (&raw mut peer).cast();
-        libc::getsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, place, &raw mut filled)
+        let value = (&raw mut peer).cast();
+        libc::getsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, value, &raw mut filled)
     })?;
     Ok((peer.pid, peer.uid))
 }
@@ -450,18 +450,18 @@ mod tests {
     #[test]
     fn accept_and_credentials() {
         let name = format!("multiproc-test-{}", crate::random::seed());
-        let listening = listen(Place::Abstract(name.as_bytes())).unwrap();
+        let listening = listen(SocketAddress::Abstract(name.as_bytes())).unwrap();
         assert!(try_accept(&listening).unwrap().is_none());
         assert!(is_listening(&listening) && !is_listening(crate::fd_passing::pair().unwrap().0));
-        let client = connect(Place::Abstract(name.as_bytes()), None).unwrap();
+        let client = connect(SocketAddress::Abstract(name.as_bytes()), None).unwrap();
         let (server, address) = accept(&listening);
         assert!(address.is_none() && local_address(&server).unwrap().is_none());
         let this = (std::process::id() as i32, own_user());
         assert_eq!((peer_process(&client).unwrap(), peer_process(&server).unwrap()), (this, this));
 
-        let listening = listen(Place::Internet(loopback())).unwrap();
+        let listening = listen(SocketAddress::Internet(loopback())).unwrap();
         let address = local_address(&listening).unwrap().unwrap();
-        let client = connect(Place::Internet(address), Some(Instant::now() + Duration::from_secs(60))).unwrap();
+        let client = connect(SocketAddress::Internet(address), Some(Instant::now() + Duration::from_secs(60))).unwrap();
         let (server, peer) = accept(&listening);
         assert_eq!(peer, local_address(&client).unwrap());
         prepare_tcp(&server).unwrap();
@@ -487,7 +487,7 @@ mod tests {
         assert_eq!(crate::fd_passing::peek(&server, &mut [], true).unwrap(), 3);
         assert!(crate::fd_passing::is_packet_socket(server.as_fd()));
         // Stream sockets have names of their own.
-        let _streams = listen(Place::Abstract(name)).unwrap();
+        let _streams = listen(SocketAddress::Abstract(name)).unwrap();
         // The name goes with the listening socket, despite open connections.
         drop(listening);
         listen_for_packets(packet_socket().unwrap(), name).unwrap();
@@ -512,9 +512,9 @@ mod tests {
 
     #[test]
     fn mark() {
-        let listening = listen(Place::Internet(loopback())).unwrap();
+        let listening = listen(SocketAddress::Internet(loopback())).unwrap();
         let address = local_address(&listening).unwrap().unwrap();
-        let client = connect(Place::Internet(address), None).unwrap();
+        let client = connect(SocketAddress::Internet(address), None).unwrap();
         let (server, _) = accept(&listening);
         let copy = client.try_clone().unwrap();
         set_mark(&copy, true).unwrap();
@@ -545,16 +545,16 @@ mod tests {
     #[test]
     fn timeouts() {
         assert_eq!(
-            connect(Place::Abstract(b"multiproc-nobody"), None).unwrap_err().kind(),
+            connect(SocketAddress::Abstract(b"multiproc-nobody"), None).unwrap_err().kind(),
             io::ErrorKind::ConnectionRefused
         );
         // No process accepts, and the queue has no room.
         let name = format!("multiproc-test-{}", crate::random::seed());
-        let listening = listen(Place::Abstract(name.as_bytes())).unwrap();
+        let listening = listen(SocketAddress::Abstract(name.as_bytes())).unwrap();
         rustix::net::listen(&listening, 0).unwrap();
-        let _first = connect(Place::Abstract(name.as_bytes()), None).unwrap();
+        let _first = connect(SocketAddress::Abstract(name.as_bytes()), None).unwrap();
         let soon = Instant::now() + Duration::from_millis(20);
-        let error = connect(Place::Abstract(name.as_bytes()), Some(soon)).unwrap_err();
+        let error = connect(SocketAddress::Abstract(name.as_bytes()), Some(soon)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(Instant::now() >= soon);
     }
@@ -563,13 +563,13 @@ mod tests {
     #[test]
     fn one_attempt_after_deadline() {
         let name = format!("multiproc-test-{}", crate::random::seed());
-        let place = Place::Abstract(name.as_bytes());
+        let address = SocketAddress::Abstract(name.as_bytes());
         let past = Some(Instant::now());
-        assert_eq!(connect(place, past).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
-        let listening = listen(place).unwrap();
-        connect(place, past).unwrap();
+        assert_eq!(connect(address, past).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        let listening = listen(address).unwrap();
+        connect(address, past).unwrap();
         rustix::net::listen(&listening, 0).unwrap();
-        assert_eq!(connect(place, past).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(connect(address, past).unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]
@@ -577,8 +577,8 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("multiproc-{}-{}", std::process::id(), "x".repeat(150)));
         std::fs::create_dir(&directory).unwrap();
         let path = directory.join("socket");
-        let listening = listen(Place::File(&path)).unwrap();
-        let _client = connect(Place::File(&path), None).unwrap();
+        let listening = listen(SocketAddress::File(&path)).unwrap();
+        let _client = connect(SocketAddress::File(&path), None).unwrap();
         accept(&listening);
         let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600);

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, fstat, open, renameat_with, statat};
 use rustix::io::Errno;
 
-use crate::socket::{self, Place};
+use crate::socket::{self, SocketAddress};
 
 /// A socket file that this process has made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct SocketFile {
 pub fn listen(path: &Path) -> io::Result<(OwnedFd, SocketFile)> {
     let name = format!(".mp-{:016x}", crate::random::seed());
     let temporary = path.with_file_name(name);
-    let socket = socket::listen(Place::File(&temporary))?;
+    let socket = socket::listen(SocketAddress::File(&temporary))?;
     let placed = identity(&temporary).and_then(|identity| {
         put_in_place(&temporary, path)?;
         Ok(SocketFile { path: path.to_owned(), identity })
@@ -146,7 +146,7 @@ fn is_alive(path: &Path) -> io::Result<bool> {
     }
     // A short deadline suffices: a socket with a full backlog is alive.
     let soon = std::time::Instant::now() + std::time::Duration::from_millis(1);
-    match socket::connect(Place::File(path), Some(soon)) {
+    match socket::connect(SocketAddress::File(path), Some(soon)) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(false),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(error),
         Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => Err(error),
@@ -247,7 +247,7 @@ mod tests {
         drop(listen(&path).unwrap());
         let (device, inode) = identity(&path).unwrap();
         let name = format!("multiproc/replaces/{device}/{inode}");
-        let _stranger = socket::listen(Place::Abstract(name.as_bytes())).unwrap();
+        let _stranger = socket::listen(SocketAddress::Abstract(name.as_bytes())).unwrap();
         std::os::unix::fs::symlink("/nowhere", directory.0.join(format!(".mp-{device:x}-{inode:x}"))).unwrap();
         let (_socket, _file) = listen(&path).unwrap();
     }

@@ -169,7 +169,7 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
         "name" => {
             let requests =
                 [Request::Find(1), Request::Withdraw, Request::Greet].map(|request| request.to_bytes().to_vec());
-            let answers = [Answer::Here { count: 1 }, Answer::Failed(24), Answer::Again];
+            let answers = [Answer::Granted { count: 1 }, Answer::Failed(24), Answer::Again];
             requests.into_iter().chain(answers.map(|answer| answer.to_bytes().to_vec())).collect()
         }
         other => panic!("no parser {other}"),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use multiproc_os::random;
-use multiproc_os::socket::Place;
+use multiproc_os::socket::SocketAddress;
 use serde::{Deserialize, Serialize};
 
 /// The address of a [`Listener`](crate::connection::Listener), to which clients
@@ -49,7 +49,7 @@ pub enum Address {
 }
 
 /// The size of the name in `sockaddr_un`, less the zero byte that makes it abstract.
-const LONGEST_NAME: usize = 107;
+const MAX_NAME_LEN: usize = 107;
 
 impl Address {
     /// Returns a random abstract name, which no other listener has.
@@ -69,7 +69,7 @@ impl Address {
                 (io::ErrorKind::InvalidInput, "the path has a zero byte in it")
             }
             Address::Abstract(name) if name.is_empty() => (io::ErrorKind::InvalidInput, "the abstract name is empty"),
-            Address::Abstract(name) if name.len() > LONGEST_NAME => {
+            Address::Abstract(name) if name.len() > MAX_NAME_LEN => {
                 (io::ErrorKind::InvalidFilename, "an abstract name has at most 107 bytes")
             }
             _ => return Ok(()),
@@ -77,11 +77,11 @@ impl Address {
         Err(io::Error::new(kind, what))
     }
 
-    pub(crate) fn place(&self) -> Place<'_> {
+    pub(crate) fn socket_address(&self) -> SocketAddress<'_> {
         match self {
-            Address::Unix(path) => Place::File(path),
-            Address::Abstract(name) => Place::Abstract(name),
-            Address::Tcp(address) => Place::Internet(*address),
+            Address::Unix(path) => SocketAddress::File(path),
+            Address::Abstract(name) => SocketAddress::Abstract(name),
+            Address::Tcp(address) => SocketAddress::Internet(*address),
         }
     }
 }

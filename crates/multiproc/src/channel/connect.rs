@@ -105,7 +105,7 @@ fn link(address: &Address, key: Option<&Key>, deadline: Option<Instant>) -> Resu
     address.check().map_err(ConnectErrorKind::Io)?;
     let keyed = key.is_some();
     let dial = || {
-        let socket = socket::connect(address.place(), deadline).map_err(system)?;
+        let socket = socket::connect(address.socket_address(), deadline).map_err(system)?;
         if let Address::Tcp(_) = address {
             socket::prepare_tcp(&socket).map_err(system)?;
         }

@@ -152,7 +152,7 @@ impl Listener {
                 file = Some(Kept::new(made)?);
                 socket
             }
-            Address::Abstract(_) | Address::Tcp(_) => socket::listen(address.place())?,
+            Address::Abstract(_) | Address::Tcp(_) => socket::listen(address.socket_address())?,
         };
         if let Address::Tcp(chosen) = &mut address {
             *chosen = socket::local_address(&listening)?.unwrap_or(*chosen);

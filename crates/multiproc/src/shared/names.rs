@@ -57,15 +57,15 @@ pub(crate) trait Offer: Send + Sync + 'static {
 /// `Taken`; `Empty`, `TooLong`, `Invalid`; `Io`: `EMFILE`, `EAGAIN` at the limit of threads,
 /// `ENOSPC` at that of `/proc/sys/fs/epoll/max_user_watches`.
 pub(crate) fn publish(name: &str, offer: Weak<dyn Offer>) -> Result<Published, NameError> {
-    let place = place(name)?;
+    let socket_name = socket_name(name)?;
     let fail = |source| NameError::Io { name: name.into(), source };
     let socket = CloseOnFork::make(socket::packet_socket).map_err(fail)?;
     let deadline = Instant::now() + INCUMBENT_TIMEOUT;
     loop {
-        match socket::listen_for_packets(&socket, &place) {
+        match socket::listen_for_packets(&socket, &socket_name) {
             Ok(()) => return keeper::keep(socket, offer).map_err(fail),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                if let Incumbent::Stays(owner) = Incumbent::ask(&place, deadline) {
+                if let Incumbent::Alive(owner) = Incumbent::ask(&socket_name, deadline) {
                     return Err(NameError::Taken { name: name.into(), owner });
                 }
             }
@@ -105,7 +105,7 @@ pub(crate) fn withdraw(name: &str, deadline: Instant) -> Result<(), NameError> {
 }
 
 /// The abstract name of the socket. Each user has names of its own.
-fn place(name: &str) -> Result<Vec<u8>, NameError> {
+fn socket_name(name: &str) -> Result<Vec<u8>, NameError> {
     match name.len() {
         0 => return Err(NameError::Empty),
         len if len > LIMIT => return Err(NameError::TooLong { name: name.into(), len }),
@@ -118,7 +118,7 @@ fn place(name: &str) -> Result<Vec<u8>, NameError> {
 /// The state of a name that is taken.
 enum Incumbent {
     /// A process owns it: this one, if its pid is known.
-    Stays(Option<i32>),
+    Alive(Option<i32>),
     /// It has ended meanwhile.
     Gone,
 }
@@ -127,33 +127,33 @@ impl Incumbent {
     /// Checks whether the owner of the name answers. After an owner has died or dropped the name, a
     /// fork copy of it that was made a moment ago may still have the socket open; the connection
     /// ends when the copy closes it.
-    fn ask(place: &[u8], deadline: Instant) -> Incumbent {
-        let socket = match socket::connect_for_packets(place, Some(deadline)) {
+    fn ask(socket_name: &[u8], deadline: Instant) -> Incumbent {
+        let socket = match socket::connect_for_packets(socket_name, Some(deadline)) {
             Ok(socket) => socket,
             // The owner is gone, or is about to listen.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < deadline => {
                 std::thread::yield_now();
                 return Incumbent::Gone;
             }
-            Err(_) => return Incumbent::Stays(None),
+            Err(_) => return Incumbent::Alive(None),
         };
         let (owner, user) = match socket::peer_process(&socket) {
             Ok((pid, user)) => (seen(pid), user),
-            Err(_) => return Incumbent::Stays(None),
+            Err(_) => return Incumbent::Alive(None),
         };
-        let stays = Incumbent::Stays(owner);
+        let alive = Incumbent::Alive(owner);
         if !is_trusted(user) {
-            return stays;
+            return alive;
         }
         let _ = fd_passing::try_send(&socket, &Request::Greet.to_bytes());
         let answers = || matches!(socket::try_read(&socket, &mut [0; 1]), Ok(1..));
         match poll::wait_readable(&socket, Some(deadline)) {
             // Any answer counts. The first read may give an error, if the owner has closed without
             // reading the request.
-            Ok(true) if answers() || answers() => stays,
+            Ok(true) if answers() || answers() => alive,
             Ok(true) if Instant::now() < deadline => Incumbent::Gone,
             // The owner may be stopped, or belong to a program that this one doesn't understand.
-            Ok(_) | Err(_) => stays,
+            Ok(_) | Err(_) => alive,
         }
     }
 }
@@ -165,11 +165,11 @@ fn seen(pid: i32) -> Option<i32> {
 
 /// Sends a request to the owner of a name, and returns its answer.
 fn ask(name: &str, request: Request, deadline: Instant) -> Result<Found, NameError> {
-    let place = place(name)?;
+    let socket_name = socket_name(name)?;
     loop {
-        let owner = Owner::reach(name, &place, deadline)?;
+        let owner = Owner::reach(name, &socket_name, deadline)?;
         match owner.ask(request, deadline)? {
-            (Answer::Here { .. }, fds) if matches!(request, Request::Find(_)) => {
+            (Answer::Granted { .. }, fds) if matches!(request, Request::Find(_)) => {
                 return Ok(Found { fds, owner: owner.pid });
             }
             (Answer::Withdrawn, fds) if matches!(request, Request::Withdraw) => {
@@ -190,7 +190,7 @@ fn ask(name: &str, request: Request, deadline: Instant) -> Result<Found, NameErr
                 });
             }
             (Answer::OtherVersion(theirs), _) => return Err(owner.protocol_error(WireError::Version(theirs))),
-            (Answer::Here { .. } | Answer::Withdrawn, _) => return Err(owner.protocol_error(WireError::Corrupt)),
+            (Answer::Granted { .. } | Answer::Withdrawn, _) => return Err(owner.protocol_error(WireError::Corrupt)),
         }
     }
 }
@@ -203,8 +203,8 @@ struct Owner<'a> {
 }
 
 impl<'a> Owner<'a> {
-    fn reach(name: &'a str, place: &[u8], deadline: Instant) -> Result<Owner<'a>, NameError> {
-        let socket = socket::connect_for_packets(place, Some(deadline)).map_err(|error| match error.kind() {
+    fn reach(name: &'a str, socket_name: &[u8], deadline: Instant) -> Result<Owner<'a>, NameError> {
+        let socket = socket::connect_for_packets(socket_name, Some(deadline)).map_err(|error| match error.kind() {
             io::ErrorKind::ConnectionRefused => NameError::NotFound { name: name.into() },
             // The backlog is full: thousands of clients are waiting.
             io::ErrorKind::TimedOut => NameError::Timeout { name: name.into(), owner: None },
@@ -276,7 +276,7 @@ impl<'a> Owner<'a> {
             return Err(self.is_gone());
         }
         let answer = Answer::from_bytes(&bytes[..taken.len]).map_err(|error| self.protocol_error(error))?;
-        let promised = if let Answer::Here { count } = answer { usize::from(count) } else { 0 };
+        let promised = if let Answer::Granted { count } = answer { usize::from(count) } else { 0 };
         if taken.fds_cut && taken.fds.len() < promised {
             return Err(self.io(io::Error::from_raw_os_error(EMFILE)));
         }

@@ -341,7 +341,7 @@ impl Requests<'_> {
             }
             Ok(Request::Greet) => {
                 if self.with_name(client.name, |_| ()).is_some() {
-                    send_answer(&client.socket, Answer::Here { count: 0 });
+                    send_answer(&client.socket, Answer::Granted { count: 0 });
                 }
             }
             Err(WireError::Version(_)) => send_answer(&client.socket, Answer::OtherVersion(wire::VERSION)),
@@ -362,7 +362,7 @@ impl Requests<'_> {
             Ok(Some(offered)) => offered.and_then(|fds| {
                 let count = u8::try_from(fds.len()).map_err(|_| io::ErrorKind::InvalidData)?;
                 let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-                fd_passing::try_send_with_fds(&client.socket, &[&Answer::Here { count }.to_bytes()], &fds)
+                fd_passing::try_send_with_fds(&client.socket, &[&Answer::Granted { count }.to_bytes()], &fds)
             }),
             Err(_panic) => Err(io::ErrorKind::Other.into()),
         };

@@ -79,7 +79,7 @@ fn assert_free(name: &str) {
 
 /// Connects to the owner of a name, without sending a request.
 fn client(name: &str) -> OwnedFd {
-    socket::connect_for_packets(&place(name).unwrap(), Some(late())).unwrap()
+    socket::connect_for_packets(&socket_name(name).unwrap(), Some(late())).unwrap()
 }
 
 /// Waits for the answer to a client. None if the connection is closed without one.
@@ -270,7 +270,7 @@ fn oldest_clients_are_dropped() {
     let last = client(&name);
     assert_eq!(look(&name, 0).unwrap(), "one");
     fd_passing::send(&last, &[&Request::Find(1).to_bytes()], &[]).unwrap();
-    assert_eq!(answer(&last), Some(Ok(Answer::Here { count: 1 })));
+    assert_eq!(answer(&last), Some(Ok(Answer::Granted { count: 1 })));
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn withdraw_disconnects_clients() {
 fn find_at_foreign(answers: &[(&[u8], usize)]) -> Result<Vec<OwnedFd>, NameError> {
     let name = unique();
     let listening = CloseOnFork::make(socket::packet_socket).unwrap();
-    socket::listen_for_packets(&listening, &place(&name).unwrap()).unwrap();
+    socket::listen_for_packets(&listening, &socket_name(&name).unwrap()).unwrap();
     std::thread::scope(|scope| {
         let finder = scope.spawn(|| find(&name, 0, late()));
         for (bytes, fds) in answers {
@@ -321,7 +321,7 @@ fn not_memory() {
 
 #[test]
 fn foreign_listener_at_name() {
-    let here = Answer::Here { count: 2 }.to_bytes();
+    let here = Answer::Granted { count: 2 }.to_bytes();
     assert_eq!(find_at_foreign(&[(&here, 2)]).unwrap().len(), 2);
     // The connection is closed with the request unread, so the first read fails.
     let again = Answer::Again.to_bytes();
@@ -346,7 +346,7 @@ fn owner_does_not_answer() {
     let name = unique();
     // The kernel connects clients to the backlog, as with a stopped owner.
     let listening = CloseOnFork::make(socket::packet_socket).unwrap();
-    socket::listen_for_packets(&listening, &place(&name).unwrap()).unwrap();
+    socket::listen_for_packets(&listening, &socket_name(&name).unwrap()).unwrap();
     for _ in 0..3 {
         let error = find(&name, 0, Instant::now() + Duration::from_millis(20)).unwrap_err();
         assert!(matches!(&error, NameError::Timeout { owner: Some(pid), .. } if *pid == threads::getpid()), "{error}");

@@ -22,7 +22,7 @@ pub(crate) enum Request {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// The descriptors, `count` of them, come with this message. The answer to a greeting has none.
-    Here { count: u8 },
+    Granted { count: u8 },
     /// The name is given up.
     Withdrawn,
     /// The client uses another version of the protocol than the owner, which uses this one.
@@ -71,7 +71,7 @@ impl Answer {
 
     pub(crate) fn to_bytes(self) -> [u8; Answer::BYTES] {
         let (word, count, errno) = match self {
-            Answer::Here { count } => (0, count, 0),
+            Answer::Granted { count } => (0, count, 0),
             Answer::Withdrawn => (1, 0, 0),
             Answer::OtherVersion(_) => (2, 0, 0),
             Answer::NotServed => (3, 0, 0),
@@ -85,7 +85,7 @@ impl Answer {
 
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Answer, WireError> {
         Ok(match *body(ANSWER_MAGIC, bytes)? {
-            [0, count, 0, 0, 0, 0, 0] => Answer::Here { count },
+            [0, count, 0, 0, 0, 0, 0] => Answer::Granted { count },
             [1, 0, 0, 0, 0, 0, 0] => Answer::Withdrawn,
             [2, 0, 0, 0, 0, 0, 0] => Answer::OtherVersion(VERSION),
             [3, 0, 0, 0, 0, 0, 0] => Answer::NotServed,
@@ -117,8 +117,8 @@ mod tests {
             assert_eq!(Request::from_bytes(&request.to_bytes()), Ok(request));
         }
         let answers = [
-            Answer::Here { count: 0 },
-            Answer::Here { count: 253 },
+            Answer::Granted { count: 0 },
+            Answer::Granted { count: 253 },
             Answer::Withdrawn,
             Answer::NotServed,
             Answer::Failed(24),
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn garbage() {
-        let (request, answer) = (Request::Find(1).to_bytes(), Answer::Here { count: 1 }.to_bytes());
+        let (request, answer) = (Request::Find(1).to_bytes(), Answer::Granted { count: 1 }.to_bytes());
         for len in 0..request.len() {
             assert_eq!(Request::from_bytes(&request[..len]), Err(WireError::Corrupt), "{len}");
         }
