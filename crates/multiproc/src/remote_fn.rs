@@ -137,6 +137,7 @@ for_each_arity!(from_pointer);
 #[derive(Serialize, Deserialize)]
 #[serde(rename = "RemoteFn")]
 struct Signed {
+    #[serde(rename = "places")]
     offsets: [i64; 2],
     signature: [u64; 2],
 }
