@@ -278,7 +278,7 @@ mod tests {
     fn drop_closes() {
         let (ours, theirs) = crate::fd_passing::pair().unwrap();
         drop(CloseOnFork::new(ours).unwrap());
-        assert!(crate::poll::wait_for_hangup(&theirs, None).unwrap());
+        assert!(crate::poll::wait_hung_up(&theirs, None).unwrap());
         // As if other code had closed the socket, or it were being dropped, and the number were
         // another file's. That file stays open in the copy.
         let (place, other) = (take_place(), socket().unwrap());

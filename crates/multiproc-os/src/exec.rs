@@ -70,7 +70,7 @@ pub fn program(program: &Program, variable: &str, fd: BorrowedFd<'_>) -> io::Res
     let envp = pointers(&environment);
 
     let attributes = Attributes::defaults()?;
-    crate::stdio::again_if_closed(|| {
+    crate::stdio::retry_if_closed(|| {
         let actions = Actions::with(crate::stdio::streams(), fd)?;
         let mut pid = 0;
         // SAFETY: all pointers are to initialised objects that outlive the call; argv and envp end
@@ -105,7 +105,7 @@ impl Actions {
         let mut list = ActionList::new()?;
         // For a closed one, the Rust runtime of the new process would open /dev/null itself, and
         // would abort where that doesn't exist.
-        let nothing = if streams.iter().all(Option::is_some) { None } else { Some(crate::stdio::nothing()?) };
+        let nothing = if streams.iter().all(Option::is_some) { None } else { Some(crate::stdio::placeholder()?) };
         for (number, stream) in streams.into_iter().enumerate() {
             if let Some(stream) = stream.or(nothing.as_ref().map(AsFd::as_fd)) {
                 list.duplicate(stream, number as RawFd)?;

@@ -2,7 +2,7 @@
 //! `RLIMIT_NOFILE`, see getrlimit(2).
 //!
 //! The number of descriptors comes from a peer, which may claim any number. So before room is
-//! looked for, [`is_possible`] checks whether the sockets can hold that number at all, and whether
+//! looked for, [`check_limit`] checks whether the sockets can hold that number at all, and whether
 //! this process could ever have that number open.
 
 use std::io;
@@ -17,7 +17,7 @@ use crate::limits::{self, Resource};
 /// # Errors
 /// `InvalidData` when the sockets can't hold that number; `QuotaExceeded` when it is more than this
 /// process may have open.
-pub fn is_possible(sockets: &[OwnedFd], count: u32) -> io::Result<()> {
+pub fn check_limit(sockets: &[OwnedFd], count: u32) -> io::Result<()> {
     let count = count as usize;
     // A message has at least one byte, since an empty one would mean the end.
     let most = |socket: &OwnedFd| match fd_passing::is_packet_socket(socket.as_fd()) {
@@ -39,12 +39,12 @@ pub fn is_possible(sockets: &[OwnedFd], count: u32) -> io::Result<()> {
 
 /// Checks whether there is room at this moment for the `count` descriptors waiting in `sockets`.
 /// Returns an error only if there may be room later; if not, the caller learns of it from
-/// [`is_possible`].
+/// [`check_limit`].
 ///
 /// # Errors
 /// `EMFILE`, `ENFILE`.
-pub fn look(sockets: &[OwnedFd], count: u32) -> io::Result<()> {
-    let Some(socket) = sockets.first().filter(|_| is_possible(sockets, count).is_ok()) else { return Ok(()) };
+pub fn check_now(sockets: &[OwnedFd], count: u32) -> io::Result<()> {
+    let Some(socket) = sockets.first().filter(|_| check_limit(sockets, count).is_ok()) else { return Ok(()) };
     let rooms: io::Result<Vec<OwnedFd>> = (0..count).map(|_| socket.try_clone()).collect();
     rooms.map(drop)
 }
@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn impossible_and_excessive_counts() {
         let (a, b) = fd_passing::pair().unwrap();
-        let kind = |count| is_possible(std::slice::from_ref(&b), count).map_err(|error| error.kind());
+        let kind = |count| check_limit(std::slice::from_ref(&b), count).map_err(|error| error.kind());
         assert_eq!(kind(1), Err(io::ErrorKind::InvalidData));
         fd_passing::send(&a, &[b"."], &[a.as_fd()]).unwrap();
         assert_eq!((kind(1), kind(MAX_FDS as u32)), (Ok(()), Ok(())));
@@ -67,11 +67,11 @@ mod tests {
         assert_eq!(kind(limit as u32), Err(io::ErrorKind::QuotaExceeded));
         assert_eq!(kind(u32::MAX), Err(io::ErrorKind::InvalidData));
         for count in [0, 10, limit as u32, u32::MAX] {
-            look(std::slice::from_ref(&b), count).unwrap();
-            look(&[], count).unwrap();
+            check_now(std::slice::from_ref(&b), count).unwrap();
+            check_now(&[], count).unwrap();
         }
         let (reader, writer) = crate::pipe::pair().unwrap();
         rustix::io::write(&writer, &[0; 1000]).unwrap();
-        assert_eq!(is_possible(&[reader], 17).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(check_limit(&[reader], 17).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

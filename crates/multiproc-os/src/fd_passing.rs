@@ -80,14 +80,14 @@ fn send_with(socket: impl AsFd, parts: &[&[u8]], fds: &[BorrowedFd<'_>], flags: 
     }
     match rustix::io::retry_on_intr(|| sendmsg(&socket, &slices, &mut control, flags | SendFlags::NOSIGNAL)) {
         Ok(_) => Ok(()),
-        Err(rustix::io::Errno::TOOMANYREFS) => Err(io::Error::new(io::ErrorKind::QuotaExceeded, TOO_MANY_ON_THEIR_WAY)),
+        Err(rustix::io::Errno::TOOMANYREFS) => Err(io::Error::new(io::ErrorKind::QuotaExceeded, TOO_MANY_IN_FLIGHT)),
         Err(error) => Err(error.into()),
     }
 }
 
 /// Replaces the kernel's text for `ETOOMANYREFS` ("Too many references: cannot splice"), which
 /// doesn't tell the cause; see unix(7).
-pub const TOO_MANY_ON_THEIR_WAY: &str = "too many descriptors are in flight between processes: a user may have at \
+pub const TOO_MANY_IN_FLIGHT: &str = "too many descriptors are in flight between processes: a user may have at \
                                      most as many sent and not yet received as one process may have open \
                                      (RLIMIT_NOFILE)";
 
@@ -315,7 +315,7 @@ mod tests {
         assert_eq!(receive(&ours, 10, false).unwrap().bytes, b"last words");
         assert_eq!(peek(&ours, &mut [0; 4], false).unwrap(), 0);
     }
-    use crate::poll::wait_for_room;
+    use crate::poll::wait_writable;
     use std::time::Instant;
 
     #[test]
@@ -343,19 +343,19 @@ mod tests {
     #[test]
     fn send_timeout() {
         let (a, b) = pair().unwrap();
-        assert!(wait_for_room(&a, Some(Instant::now())).unwrap());
+        assert!(wait_writable(&a, Some(Instant::now())).unwrap());
         while let Ok(()) = try_send(&a, &[7; 1000]) {}
         assert_eq!(try_send(&a, &[7; 1000]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        assert!(!wait_for_room(&a, Some(Instant::now())).unwrap());
+        assert!(!wait_writable(&a, Some(Instant::now())).unwrap());
         while peek(&b, &mut [], false).is_ok() {
             discard(&b);
         }
-        assert!(wait_for_room(&a, None).unwrap());
+        assert!(wait_writable(&a, None).unwrap());
         discard(&b);
         // `hang_up` and not a close: another test may fork this process at this moment, and its
         // copy would keep the socket open.
         hang_up(&b).unwrap();
-        assert!(wait_for_room(&a, None).unwrap(), "a hang-up ends the wait");
+        assert!(wait_writable(&a, None).unwrap(), "a hang-up ends the wait");
         assert_eq!(try_send(&a, b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 

@@ -94,7 +94,7 @@ impl FdQueue {
     /// # Errors
     /// `WouldBlock` if the queue is empty; `EMFILE` when this process has no room for all
     /// descriptors.
-    pub fn look(&self) -> io::Result<Vec<OwnedFd>> {
+    pub fn peek(&self) -> io::Result<Vec<OwnedFd>> {
         let mut bytes = [0_u8; 8];
         let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -152,15 +152,15 @@ mod tests {
         queue.put(8, &[reader.as_fd()]).unwrap();
         for _ in 0..2 {
             assert_eq!(other.number().unwrap(), Some(7));
-            assert_eq!(other.look().unwrap().len(), 2);
+            assert_eq!(other.peek().unwrap().len(), 2);
         }
-        let fds = other.look().unwrap();
+        let fds = other.peek().unwrap();
         rustix::io::write(&fds[0], b"x").unwrap();
         assert_eq!(crate::pipe::available(&reader).unwrap(), 1);
         other.discard();
         assert_eq!(queue.number().unwrap(), Some(8));
         queue.discard();
-        assert_eq!(queue.look().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(queue.peek().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub fn explained(error: io::Error) -> io::Error {
 /// the original's to call. Flushes Rust's stdout and C's stdio, unless another thread holds their
 /// locks for more than 100 ms. The exit functions of std and of C handle held locks differently
 /// from each other; this one never waits forever for a thread that doesn't end.
-pub fn leave(code: i32) -> ! {
+pub fn exit_without_handlers(code: i32) -> ! {
     /// How long to wait for a lock. The write itself may take any time.
     const MOMENT: Duration = Duration::from_millis(100);
     if crate::threads::count().is_ok_and(|threads| threads == 1) {
@@ -110,7 +110,7 @@ mod tests {
         if pid == 0 {
             // SAFETY: this process has a single thread.
             let code = match unsafe { fork() } {
-                Ok(Side::Copy) => leave(7),
+                Ok(Side::Copy) => exit_without_handlers(7),
                 Ok(Side::Original(grandchild)) => {
                     let mut status = 0;
                     // SAFETY: the status is ours.

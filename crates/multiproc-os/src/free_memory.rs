@@ -34,7 +34,7 @@ static BUDGET: AtomicU64 = AtomicU64::new(LEAST);
 /// # Errors
 /// `ENOMEM`.
 #[inline]
-pub(crate) fn look_for(len: u64, besides: impl FnOnce() -> u64) -> io::Result<()> {
+pub(crate) fn check(len: u64, besides: impl FnOnce() -> u64) -> io::Result<()> {
     let budget = BUDGET.load(Relaxed);
     if len < MUCH && len <= budget {
         // Another thread may do the same at this moment, and its update be lost. The error is
@@ -83,11 +83,11 @@ mod tests {
 
     #[test]
     fn smoke() {
-        look_for(MUCH, || 0).unwrap();
-        look_for(MUCH - 1, || unreachable!("a small request")).unwrap();
-        look_for(1, || unreachable!("a small request")).unwrap();
-        assert_eq!(look_for(1 << 60, || 0).unwrap_err().raw_os_error(), Some(libc::ENOMEM));
-        look_for(1 << 60, || 1 << 60).unwrap();
+        check(MUCH, || 0).unwrap();
+        check(MUCH - 1, || unreachable!("a small request")).unwrap();
+        check(1, || unreachable!("a small request")).unwrap();
+        assert_eq!(check(1 << 60, || 0).unwrap_err().raw_os_error(), Some(libc::ENOMEM));
+        check(1 << 60, || 1 << 60).unwrap();
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub enum Woken {
     /// condition again.
     Perhaps,
     /// The deadline has passed.
-    Late,
+    Timeout,
     /// A signal handler ran in this thread, from [`wait`] only: check the condition again.
     Interrupted,
 }
@@ -25,15 +25,15 @@ pub enum Woken {
 pub fn wait(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -> Woken {
     let timeout = match deadline.map(|deadline| deadline.checked_duration_since(Instant::now())) {
         None => None,
-        Some(None) => return Woken::Late,
+        Some(None) => return Woken::Timeout,
         Some(Some(left)) => Some(Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(left.subsec_nanos()),
         }),
     };
-    lifeline::look();
+    lifeline::check();
     match futex::wait(word, Flags::empty(), expected, timeout.as_ref()) {
-        Err(rustix::io::Errno::TIMEDOUT) => Woken::Late,
+        Err(rustix::io::Errno::TIMEDOUT) => Woken::Timeout,
         Err(rustix::io::Errno::INTR) => Woken::Interrupted,
         _ => Woken::Perhaps,
     }
@@ -66,7 +66,7 @@ pub fn wait_any(words: &[(&AtomicU32, u32)], deadline: Option<Instant>) -> io::R
     if words.is_empty() || words.len() > MOST {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    lifeline::look();
+    lifeline::check();
     let mut waiters = [Waiter { value: 0, address: 0, flags: SIZE_U32, reserved: 0 }; MOST];
     for (waiter, (word, expected)) in waiters.iter_mut().zip(words) {
         (waiter.value, waiter.address) = (u64::from(*expected), word.as_ptr() as u64);
@@ -74,7 +74,7 @@ pub fn wait_any(words: &[(&AtomicU32, u32)], deadline: Option<Instant>) -> io::R
     // The system call takes an absolute time of CLOCK_MONOTONIC, which `Instant` doesn't expose.
     let mut until = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     if let Some(deadline) = deadline {
-        let Some(left) = deadline.checked_duration_since(Instant::now()) else { return Ok(Woken::Late) };
+        let Some(left) = deadline.checked_duration_since(Instant::now()) else { return Ok(Woken::Timeout) };
         // SAFETY: the kernel writes to a local variable.
         crate::cvt(unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut until) })?;
         let nanos = until.tv_nsec + i64::from(left.subsec_nanos());
@@ -94,7 +94,7 @@ pub fn wait_any(words: &[(&AtomicU32, u32)], deadline: Option<Instant>) -> io::R
         Ok(_) => Ok(Woken::Perhaps),
         Err(error) => match error.raw_os_error() {
             Some(libc::EAGAIN | libc::EINTR) => Ok(Woken::Perhaps),
-            Some(libc::ETIMEDOUT) => Ok(Woken::Late),
+            Some(libc::ETIMEDOUT) => Ok(Woken::Timeout),
             _ => Err(error),
         },
     }
@@ -109,8 +109,8 @@ mod tests {
     #[test]
     fn wait_with_other_value() {
         assert_eq!(wait(&AtomicU32::new(1), 0, None), Woken::Perhaps);
-        assert_eq!(wait(&AtomicU32::new(0), 0, Some(Instant::now())), Woken::Late);
-        assert_eq!(wait(&AtomicU32::new(0), 0, Some(Instant::now() + Duration::from_millis(1))), Woken::Late);
+        assert_eq!(wait(&AtomicU32::new(0), 0, Some(Instant::now())), Woken::Timeout);
+        assert_eq!(wait(&AtomicU32::new(0), 0, Some(Instant::now() + Duration::from_millis(1))), Woken::Timeout);
     }
 
     #[test]
@@ -135,7 +135,7 @@ mod tests {
         let expected: Vec<_> = words.iter().map(|word| (word, 0)).collect();
         match wait_any(&expected, Some(Instant::now() + Duration::from_millis(1))) {
             Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => return,
-            woken => assert_eq!(woken.unwrap(), Woken::Late),
+            woken => assert_eq!(woken.unwrap(), Woken::Timeout),
         }
         std::thread::scope(|scope| {
             scope.spawn(|| {

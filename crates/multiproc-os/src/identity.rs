@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 use crate::robust::{Thread, copy_number};
-use crate::{pidfd, threads};
+use crate::{pidfd, poll, threads};
 
 /// A process, as a number that fits into shared memory: its pid, and the lower 32 bits of its start
 /// time in clock ticks since boot. 0 means no process.
@@ -98,7 +98,7 @@ impl Identity {
             Some(started) => started == (self.0 >> 32) as u32,
             // The process has ended, or `/proc` hides it from this process: proc(5), hidepid. If it
             // is hidden, it may be a different one, which is then waited for as well.
-            None => !pidfd::wait_any([&pidfd], Some(std::time::Instant::now()))?[0],
+            None => !poll::wait_readable(&pidfd, Some(std::time::Instant::now()))?,
         };
         Ok(is_meant.then_some(pidfd))
     }
@@ -107,7 +107,7 @@ impl Identity {
     /// may be another process that was given the same pid.
     pub fn seems_alive(self) -> bool {
         match pidfd::open(self.pid()) {
-            Ok(pidfd) => !pidfd::wait_any([&pidfd], Some(std::time::Instant::now())).is_ok_and(|[ended]| ended),
+            Ok(pidfd) => !poll::wait_readable(&pidfd, Some(std::time::Instant::now())).is_ok_and(|ended| ended),
             Err(error) => !matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)),
         }
     }
@@ -133,7 +133,7 @@ impl Identity {
     pub fn has_ended(self) -> io::Result<bool> {
         match self.watch()? {
             None => Ok(true),
-            Some(pidfd) => Ok(pidfd::wait_any([&pidfd], Some(std::time::Instant::now()))?[0]),
+            Some(pidfd) => poll::wait_readable(&pidfd, Some(std::time::Instant::now())),
         }
     }
 }
@@ -188,7 +188,7 @@ mod tests {
         let watch = identity.watch().unwrap().unwrap();
         assert!(!identity.is_ending().unwrap());
         child.kill().unwrap();
-        pidfd::wait_any([&watch], None).unwrap();
+        poll::wait_readable(&watch, None).unwrap();
         assert!(identity.has_ended().unwrap() && identity.is_ending().unwrap() && !identity.seems_alive(), "a zombie");
         child.wait().unwrap();
         assert!(identity.has_ended().unwrap() && identity.is_ending().unwrap() && !identity.seems_alive());

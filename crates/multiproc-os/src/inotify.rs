@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn smoke() {
         let file = rustix::fs::memfd_create("touched", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-        let readable = |watches: &[&Watch]| poll::wait_readable(watches, Some(Instant::now())).unwrap();
+        let readable = |watches: &[&Watch]| poll::wait_any_in(watches, Some(Instant::now())).unwrap();
         for _ in 0..3 {
             let (one, other) = (Watch::new(&file).unwrap(), Watch::new(&file).unwrap());
             assert_eq!(Watch::new(&file).unwrap_err().raw_os_error(), Some(EMFILE));

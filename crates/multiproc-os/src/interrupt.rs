@@ -21,6 +21,7 @@ use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering::SeqCst};
 
 use crate::pidfd_list::{self, Place};
+use crate::poll::poll_raw;
 use crate::{cvt_long, threads};
 
 /// The registration of a child process, which the parent's handler ends while this value exists.
@@ -176,12 +177,10 @@ pub fn discard_until_readable(socket: impl AsFd) {
     // poll(2) ignores a negative number.
     let mut polled = [pollfd(socket.as_fd().as_raw_fd()), pollfd(signals)];
     loop {
-        // SAFETY: the structures are local variables.
-        if unsafe { libc::poll(polled.as_mut_ptr(), 2, -1) } < 0 {
-            match io::Error::last_os_error().kind() {
-                io::ErrorKind::Interrupted => continue,
-                _ => break,
-            }
+        match poll_raw(&mut polled, -1) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(_) => break,
         }
         if polled[0].revents != 0 {
             break;
@@ -337,21 +336,17 @@ fn now() -> i64 {
 }
 
 fn wait_readable(fd: RawFd, deadline: i64) -> bool {
-    let mut polled = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    let mut polled = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
     loop {
         let left = deadline.saturating_sub(now()).max(0);
         let step = left.min(3_600_000);
-        // SAFETY: the structure is a local variable.
-        match unsafe { libc::poll(&raw mut polled, 1, step as i32) } {
-            0 if left > step => {}
-            0 => return false,
-            1 => return true,
-            // Another signal has interrupted the call. Or the limit of open files is 0, and poll(2)
-            // fails.
-            _ => match io::Error::last_os_error().kind() {
-                io::ErrorKind::Interrupted => {}
-                _ => return false,
-            },
+        match poll_raw(&mut polled, step as i32) {
+            Ok(0) if left > step => {}
+            Ok(ready) => return ready > 0,
+            // Another signal has interrupted the call.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // The limit of open files is 0, and poll(2) fails.
+            Err(_) => return false,
         }
     }
 }

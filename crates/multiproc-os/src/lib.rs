@@ -55,7 +55,6 @@ mod linux {
     pub(crate) mod pidfd_list;
     pub mod pipe;
     pub mod poll;
-    pub mod poller;
     pub mod prefault;
     pub mod prefetch;
     pub mod random;

@@ -21,7 +21,7 @@
 //! signal (`sigio_perm` in the kernel's `fs/fcntl.c`): it sends the signal if the former was root
 //! of the initial user namespace, or if one of its ids is one of the latter's. So a change of user
 //! makes a process lose its lifeline only if it may change to any user, by `CAP_SETUID`, without
-//! being that root: in a rootless container, for example. Such a process must call [`look`].
+//! being that root: in a rootless container, for example. Such a process must call [`check`].
 //!
 //! The first process of a PID namespace is not killed by this signal, since it doesn't come from
 //! another process. There, a signal with a handler is used instead, and in addition
@@ -32,6 +32,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering::Relaxed};
 
+use crate::poll::poll_raw;
 use crate::{credentials, cvt, namespace, threads};
 
 /// `F_SETSIG` of fcntl(2), the same on all architectures.
@@ -62,7 +63,7 @@ pub fn set_made_by_main_thread(by_main_thread: bool) {
 }
 
 /// Arms `socket`: from now on this process is killed when the other end is closed, or [`cut`].
-/// Returns false if that has already happened; the caller should then [end](end()) at once.
+/// Returns false if that has already happened; the caller should then [kill itself](kill_self()) at once.
 ///
 /// # Errors
 /// As fcntl(2); none is expected on a socket.
@@ -131,15 +132,15 @@ pub fn forget_risk() {
 /// with the process's current user. Costs almost nothing in a process that can't lose its lifeline.
 /// Must be called before the process waits or creates another process.
 #[inline]
-pub fn look() {
+pub fn check() {
     if RISK.load(Relaxed) == SOME {
-        look_closely();
+        check_closely();
     }
 }
 
-/// The slow path of [`look`]. Async-signal-safe.
+/// The slow path of [`check`]. Async-signal-safe.
 #[cold]
-fn look_closely() {
+fn check_closely() {
     let (raw, pid) = (SOCKET.load(Relaxed), threads::getpid());
     if OWNER.load(Relaxed) != pid || !is_the_socket(raw) {
         return;
@@ -148,12 +149,12 @@ fn look_closely() {
     // after it sends the signal.
     unsafe { libc::fcntl(raw, libc::F_SETOWN, pid) };
     if is_cut(raw) {
-        end();
+        kill_self();
     }
 }
 
 /// Ends this process as the kernel does when its lifeline is cut. Async-signal-safe.
-pub fn end() -> ! {
+pub fn kill_self() -> ! {
     // SAFETY: neither call touches memory. The second one is for the first process of a PID
     // namespace, which can't kill itself.
     unsafe {
@@ -171,15 +172,14 @@ fn is_the_socket(raw: RawFd) -> bool {
 
 /// Returns whether the other end is closed or cut.
 fn is_cut(raw: RawFd) -> bool {
-    let mut polled = libc::pollfd { fd: raw, events: libc::POLLRDHUP, revents: 0 };
+    let mut polled = [libc::pollfd { fd: raw, events: libc::POLLRDHUP, revents: 0 }];
     // A signal with a handler interrupts even a poll(2) that doesn't wait.
-    // SAFETY: the structure is a local variable, and the count is 1.
-    while unsafe { libc::poll(&raw mut polled, 1, 0) } < 0 {
-        if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+    while let Err(error) = poll_raw(&mut polled, 0) {
+        if error.kind() != io::ErrorKind::Interrupted {
             return false;
         }
     }
-    polled.revents & (libc::POLLHUP | libc::POLLRDHUP) != 0
+    polled[0].revents & (libc::POLLHUP | libc::POLLRDHUP) != 0
 }
 
 /// Returns the second last real-time signal: programs and libraries that use some allocate them
@@ -191,7 +191,7 @@ fn signal_of_first_process() -> i32 {
 /// Handler in the first process of a PID namespace, for the lifeline's signal and for the end of
 /// the thread that made the process.
 extern "C" fn on_signal(_: libc::c_int) {
-    look_closely();
+    check_closely();
 }
 
 /// Handler in the first process of a PID namespace: ends it, as SIGTERM ends other processes.

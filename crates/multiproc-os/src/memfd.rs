@@ -31,7 +31,7 @@ const SEALS: SealFlags = SealFlags::from_bits_retain(
 pub fn allocate(name: &str, len: u64) -> io::Result<OwnedFd> {
     let fd = create(name)?;
     within_limit(len)?;
-    free_memory::look_for(len, || 0)?;
+    free_memory::check(len, || 0)?;
     in_steps(len, |from, len| rustix::fs::fallocate(&fd, FallocateFlags::empty(), from, len))?;
     Ok(fd)
 }
@@ -112,7 +112,7 @@ impl Growing {
     pub fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         let len = self.len.saturating_add(bytes.len() as u64);
         within_limit(len)?;
-        free_memory::look_for(bytes.len() as u64, || 0)?;
+        free_memory::check(bytes.len() as u64, || 0)?;
         let mut at = self.len;
         while !bytes.is_empty() {
             let written = rustix::io::retry_on_intr(|| rustix::io::pwrite(&self.fd, bytes, at))?;

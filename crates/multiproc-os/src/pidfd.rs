@@ -2,18 +2,18 @@
 //! `P_PIDFD`.
 //!
 //! A pidfd refers to one process for good, even after the process's id has been reused. It becomes
-//! readable when the process has ended, so poll(2) waits for that.
+//! readable when the process has ended: [`poll::wait_readable`](crate::poll::wait_readable) waits for
+//! that.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open};
 
 use crate::cvt_long;
-use crate::poll::poll_until;
+use crate::poll::wait_hung_up;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,22 +104,6 @@ pub fn send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
     let info = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: a null info is allowed, and no memory is touched.
     cvt_long(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, 0) }).map(drop)
-}
-
-/// Waits until one of `fds` is readable or closed, or `deadline` has passed. Returns which of them
-/// are, in the order of `fds`.
-///
-/// # Errors
-/// Those of poll(2), except interruptions by signals.
-pub fn wait_any<const N: usize>(fds: [&dyn AsFd; N], deadline: Option<Instant>) -> io::Result<[bool; N]> {
-    let borrowed = fds.map(|fd| fd.as_fd());
-    let mut polled = [const { None }; N];
-    for (slot, fd) in polled.iter_mut().zip(&borrowed) {
-        *slot = Some(PollFd::new(fd, PollFlags::IN));
-    }
-    let mut polled = polled.map(|fd| fd.expect("every slot was filled"));
-    poll_until(&mut polled, deadline)?;
-    Ok(polled.map(|fd| !fd.revents().is_empty()))
 }
 
 /// Takes the status of the process if it has ended, which lets the kernel discard it. None while it
@@ -267,9 +251,7 @@ pub fn end_of_reaped(pidfd: impl AsFd, patience: Duration) -> Option<End> {
             return (result == 0).then(|| End::from_wait_status(info.exit_code));
         }
         // The descriptor hangs up once the process has been reaped.
-        let fd = pidfd.as_fd();
-        let mut fds = [PollFd::new(&fd, PollFlags::empty())];
-        if poll_until(&mut fds, deadline).is_err() || fds[0].revents().is_empty() {
+        if !wait_hung_up(&pidfd, deadline).unwrap_or(false) {
             return None;
         }
     }
@@ -278,11 +260,12 @@ pub fn end_of_reaped(pidfd: impl AsFd, patience: Duration) -> Option<End> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::poll::wait_readable;
 
     fn ended(mut command: std::process::Command) -> (OwnedFd, std::process::Child) {
         let child = command.spawn().unwrap();
         let fd = open(child.id() as i32).unwrap();
-        assert_eq!(wait_any([&fd], None).unwrap(), [true]);
+        assert!(wait_readable(&fd, None).unwrap());
         (fd, child)
     }
 
@@ -322,10 +305,10 @@ mod tests {
     fn expired_deadline() {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let fd = open(child.id() as i32).unwrap();
-        assert_eq!(wait_any([&fd], Some(Instant::now())).unwrap(), [false]);
+        assert!(!wait_readable(&fd, Some(Instant::now())).unwrap());
         assert_eq!(reap(&fd).unwrap(), None);
         send_signal(&fd, libc::SIGKILL).unwrap();
-        assert_eq!(wait_any([&fd], None).unwrap(), [true]);
+        assert!(wait_readable(&fd, None).unwrap());
         child.wait().unwrap();
         assert!(send_signal(&fd, libc::SIGKILL).is_err());
     }

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use crate::poll::{PollFd, PollFlags, poll_until};
 
 /// Makes a pipe and returns its reader and writer, close-on-exec and numbered above 2. Reads never
 /// block; writes block while the pipe is full.
@@ -73,7 +73,11 @@ fn fill<const N: usize>(
             let mut polled: Vec<PollFd<'_>> = std::iter::once(PollFd::from_borrowed_fd(pidfd, PollFlags::IN))
                 .chain(pipes.iter().flatten().map(|pipe| PollFd::new(pipe, PollFlags::IN)))
                 .collect();
-            rustix::io::retry_on_intr(|| poll(&mut polled, None))?;
+            match poll_until(&mut polled, None) {
+                // The calling thread waits interruptibly, but a part of the output would be useless.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                result => result?,
+            }
             !polled[0].revents().is_empty()
         };
         for (pipe, read) in pipes.iter_mut().zip(&mut *read) {

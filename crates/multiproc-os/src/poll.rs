@@ -1,20 +1,61 @@
-//! Waiting for descriptors until a deadline: poll(2), and select(2) where poll refuses the number
-//! of descriptors.
+//! A single wait for a few descriptors, until a deadline: poll(2), and select(2) where poll refuses
+//! the number of descriptors.
+//!
+//! A set that is waited for again and again is an [`Epoll`](crate::epoll::Epoll).
 
 use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{FdSetElement, FdSetIter, PollFd, PollFlags, Timespec};
+use rustix::event::{FdSetElement, FdSetIter, Timespec};
+pub(crate) use rustix::event::{PollFd, PollFlags};
 use rustix::event::{fd_set_insert, fd_set_num_elements, poll, select};
+
+/// Waits until `fd` is readable or closed; returns false if `deadline` passes first.
+///
+/// # Errors
+/// Those of poll(2), except interruptions by signals.
+pub fn wait_readable(fd: impl AsFd, deadline: Option<Instant>) -> io::Result<bool> {
+    wait_for(fd, PollFlags::IN, deadline)
+}
+
+/// Waits until `fd` is writable or closed; returns false if `deadline` passes first.
+///
+/// # Errors
+/// Those of poll(2), except interruptions by signals.
+pub fn wait_writable(fd: impl AsFd, deadline: Option<Instant>) -> io::Result<bool> {
+    wait_for(fd, PollFlags::OUT, deadline)
+}
+
+/// Waits until the other end of the socket or pipe `fd` is closed; returns false if `deadline`
+/// passes first.
+///
+/// # Errors
+/// Those of poll(2), except interruptions by signals.
+pub fn wait_hung_up(fd: impl AsFd, deadline: Option<Instant>) -> io::Result<bool> {
+    // poll(2) always reports a hang-up.
+    wait_for(fd, PollFlags::empty(), deadline)
+}
+
+/// Waits until one of `fds` is readable or closed, or `deadline` has passed. Returns which of them
+/// are, in the order of `fds`. Doesn't allocate.
+///
+/// # Errors
+/// Those of poll(2), except interruptions by signals.
+pub fn wait_any<const N: usize>(fds: [&dyn AsFd; N], deadline: Option<Instant>) -> io::Result<[bool; N]> {
+    let borrowed = fds.map(|fd| fd.as_fd());
+    let mut polled = borrowed.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    poll_until(&mut polled, deadline)?;
+    Ok(polled.map(|fd| !fd.revents().is_empty()))
+}
 
 /// Waits until one of `fds` is readable or closed, or `deadline` has passed. Returns the indices
 /// into `fds` of those that are; `fds` may have any length.
 ///
 /// # Errors
 /// Those of poll(2) and select(2), except interruptions by signals.
-pub fn wait_readable<F: AsFd>(fds: &[F], deadline: Option<Instant>) -> io::Result<Vec<usize>> {
+pub fn wait_any_in<F: AsFd>(fds: &[F], deadline: Option<Instant>) -> io::Result<Vec<usize>> {
     let mut polled: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
     match poll_until(&mut polled, deadline) {
         // More entries than this process may have open: the limit has been lowered since, or `fds`
@@ -25,44 +66,28 @@ pub fn wait_readable<F: AsFd>(fds: &[F], deadline: Option<Instant>) -> io::Resul
     Ok(polled.iter().enumerate().filter(|(_, fd)| !fd.revents().is_empty()).map(|(index, _)| index).collect())
 }
 
-/// Waits until `fd` is readable or closed; returns false if `deadline` passes first.
-///
-/// # Errors
-/// Those of poll(2), except interruptions by signals.
-pub fn wait_for_input(fd: impl AsFd, deadline: Option<Instant>) -> io::Result<bool> {
-    wait_for(fd, PollFlags::IN, deadline)
-}
-
-/// Waits until `fd` is writable or closed; returns false if `deadline` passes first.
-///
-/// # Errors
-/// Those of poll(2), except interruptions by signals.
-pub fn wait_for_room(fd: impl AsFd, deadline: Option<Instant>) -> io::Result<bool> {
-    wait_for(fd, PollFlags::OUT, deadline)
-}
-
-/// Waits until the other end of the socket or pipe `fd` is closed; returns false if `deadline`
-/// passes first.
-///
-/// # Errors
-/// Those of poll(2), except interruptions by signals.
-pub fn wait_for_hangup(fd: impl AsFd, deadline: Option<Instant>) -> io::Result<bool> {
-    // poll(2) always reports a hang-up.
-    wait_for(fd, PollFlags::empty(), deadline)
-}
-
 fn wait_for(fd: impl AsFd, what: PollFlags, deadline: Option<Instant>) -> io::Result<bool> {
     let mut fds = [PollFd::new(&fd, what)];
     poll_until(&mut fds, deadline)?;
     Ok(!fds[0].revents().is_empty())
 }
 
-/// poll(2) with a deadline.
+/// Calls poll(2) with a deadline: the wait that all functions of this crate go through, except those
+/// that must be async-signal-safe.
 pub(crate) fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<()> {
     until(deadline, |timeout| poll(fds, timeout))
 }
 
-/// Implements [`wait_readable`] with select(2), which doesn't check how many descriptors the
+/// Calls poll(2) once, for at most `milliseconds`; -1 is no limit. Negative descriptors are ignored.
+/// Async-signal-safe, and does not [check](crate::lifeline::check) the lifeline: for signal handlers,
+/// and for the lifeline itself.
+pub(crate) fn poll_raw(fds: &mut [libc::pollfd], milliseconds: i32) -> io::Result<usize> {
+    // SAFETY: the pointer and the length are those of the slice.
+    let ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, milliseconds) };
+    crate::cvt(ready).map(|ready| ready as usize)
+}
+
+/// Implements [`wait_any_in`] with select(2), which doesn't check how many descriptors the
 /// process may have open. The limit of 1,024 that its man page warns of is one of the C library's
 /// type; the kernel accepts a set of any size.
 fn select_until<F: AsFd>(fds: &[F], deadline: Option<Instant>) -> io::Result<Vec<usize>> {
@@ -115,7 +140,7 @@ fn until(
     deadline: Option<Instant>,
     mut wait: impl FnMut(Option<&Timespec>) -> rustix::io::Result<usize>,
 ) -> io::Result<()> {
-    crate::lifeline::look();
+    crate::lifeline::check();
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         // At most an hour at a time: a `Duration` may be larger than the kernel accepts.
@@ -138,9 +163,9 @@ mod tests {
     fn hangup() {
         let (a, b) = crate::fd_passing::pair().unwrap();
         crate::fd_passing::send(&b, &[b"x"], &[]).unwrap();
-        assert!(!wait_for_hangup(&a, Some(Instant::now())).unwrap());
+        assert!(!wait_hung_up(&a, Some(Instant::now())).unwrap());
         crate::fd_passing::hang_up(&b).unwrap();
-        assert!(wait_for_hangup(&a, None).unwrap());
+        assert!(wait_hung_up(&a, None).unwrap());
     }
 
     #[test]
@@ -149,7 +174,7 @@ mod tests {
         let alive = crate::pidfd::open(running.id() as i32).unwrap();
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let dead = crate::pidfd::open(child.id() as i32).unwrap();
-        assert!(wait_for_input(&dead, None).unwrap());
+        assert!(wait_readable(&dead, None).unwrap());
         // A number beyond the C library's `fd_set`.
         let far = rustix::io::fcntl_dupfd_cloexec(&dead, 3000).unwrap();
         let now = Some(Instant::now());
@@ -160,7 +185,7 @@ mod tests {
             (vec![&far, &alive], vec![0]),
         ] {
             assert_eq!(select_until(&fds, now).unwrap(), expected);
-            assert_eq!(wait_readable(&fds, now).unwrap(), expected);
+            assert_eq!(wait_any_in(&fds, now).unwrap(), expected);
         }
         let soon = Instant::now() + Duration::from_millis(20);
         assert_eq!(select_until(&[&alive], Some(soon)).unwrap(), [0; 0]);

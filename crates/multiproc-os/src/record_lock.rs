@@ -16,7 +16,7 @@ use crate::cvt;
 ///
 /// # Errors
 /// `ENOLCK`; none is expected.
-pub fn claim(fd: impl AsFd) -> io::Result<Result<(), i32>> {
+pub fn try_lock(fd: impl AsFd) -> io::Result<Result<(), i32>> {
     let fd = fd.as_fd().as_raw_fd();
     loop {
         let mut lock = whole();
@@ -54,10 +54,10 @@ mod tests {
     fn exclusive_between_processes() {
         let (socket, _other) = crate::fd_passing::pair().unwrap();
         for _ in 0..2 {
-            assert_eq!(claim(&socket).unwrap(), Ok(()));
+            assert_eq!(try_lock(&socket).unwrap(), Ok(()));
         }
         // Closing a duplicate releases the lock; it can be claimed again.
         drop(socket.try_clone().unwrap());
-        assert_eq!(claim(&socket).unwrap(), Ok(()));
+        assert_eq!(try_lock(&socket).unwrap(), Ok(()));
     }
 }

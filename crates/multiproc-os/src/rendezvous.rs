@@ -32,7 +32,7 @@ pub fn open(name: &[u8]) -> io::Result<OwnedFd> {
 /// # Errors
 /// `ECONNREFUSED` when there is no such socket; `WouldBlock` when its queue is full; `EMFILE`,
 /// `ENFILE`.
-pub fn bring(name: &[u8], bytes: &[u8], fd: impl AsFd) -> io::Result<()> {
+pub fn send(name: &[u8], bytes: &[u8], fd: impl AsFd) -> io::Result<()> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     let address = SocketAddrUnix::new_abstract_name(name)?;
     let fds = [fd.as_fd()];
@@ -55,10 +55,10 @@ mod tests {
         let name = format!("multiproc-test-{}", crate::random::seed());
         let name = name.as_bytes();
         let (ours, theirs) = crate::fd_passing::pair().unwrap();
-        assert_eq!(bring(name, b"x", &ours).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(send(name, b"x", &ours).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         let place = open(name).unwrap();
         assert_eq!(open(name).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        bring(name, b"with", &ours).unwrap();
+        send(name, b"with", &ours).unwrap();
         drop(ours);
         let (mut buffer, mut fds) = ([0; 8], vec![]);
         assert_eq!(try_read_with_fds(&place, &mut buffer, &mut fds).unwrap(), 4);
@@ -66,7 +66,7 @@ mod tests {
         assert_eq!(crate::fd_passing::peek(&theirs, &mut [], false).unwrap(), 10);
         assert_eq!(try_read_with_fds(&place, &mut buffer, &mut fds).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         let full = loop {
-            if let Err(error) = bring(name, b"x", &theirs) {
+            if let Err(error) = send(name, b"x", &theirs) {
                 break error;
             }
         };

@@ -115,14 +115,14 @@ impl Settings {
     /// # Errors
     /// `EPERM` or `EACCES` when the process lacks the privilege for a setting that favours it;
     /// `EINVAL`.
-    pub fn take_on(&self, known: &Settings) -> io::Result<()> {
+    pub fn apply(&self, known: &Settings) -> io::Result<()> {
         for setting in SETTINGS {
             let (value, known) = (self.values[setting as usize], known.values[setting as usize]);
             // Unless it was set, a thread's I/O priority follows its niceness, which may just have
             // been applied.
             let follows = || setting == Setting::IoPriority && setting.current().is_ok_and(|current| current == value);
             if value != known && value != UNKNOWN && !follows() {
-                setting.take_on(value)?;
+                setting.apply(value)?;
             }
         }
         if let Some(processors) = self.processors.filter(|_| self.processors != known.processors) {
@@ -155,7 +155,7 @@ impl Setting {
         }
     }
 
-    fn take_on(self, value: i64) -> io::Result<()> {
+    fn apply(self, value: i64) -> io::Result<()> {
         // SAFETY: none of these takes a pointer.
         unsafe {
             match self {
@@ -164,7 +164,7 @@ impl Setting {
                     Ok(())
                 }
                 Setting::ProcessGroup => cvt(libc::setpgid(0, value as libc::pid_t)).map(drop),
-                Setting::Scheduling => Scheduling::from_bits(value).take_on(),
+                Setting::Scheduling => Scheduling::from_bits(value).apply(),
                 Setting::IoPriority => {
                     cvt_long(libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value)).map(drop)
                 }
@@ -223,7 +223,7 @@ impl Scheduling {
         }
     }
 
-    fn take_on(self) -> io::Result<()> {
+    fn apply(self) -> io::Result<()> {
         let attributes = Attributes {
             size: size_of::<Attributes>() as u32,
             policy: self.policy.into(),
@@ -315,8 +315,8 @@ mod tests {
         assert_eq!(Settings::from_bytes(&[bytes, vec![0]].concat()), None);
         let none = Settings { values: [UNKNOWN; SETTINGS.len()], processors: None, limits: [None; LIMITS] };
         assert_eq!(Settings::from_bytes(&none.to_bytes()), Some(none.clone()));
-        none.take_on(&settings).unwrap();
-        settings.take_on(&settings).unwrap();
+        none.apply(&settings).unwrap();
+        settings.apply(&settings).unwrap();
     }
 
     #[test]
@@ -328,7 +328,7 @@ mod tests {
             let batch = Scheduling { policy: libc::SCHED_BATCH as u8, reset_on_fork: false, niceness: 7, priority: 0 };
             other.values[Setting::Scheduling as usize] = batch.to_bits();
             other.values[Setting::IoPriority as usize] = 2 << 13 | 6;
-            other.take_on(&before).unwrap();
+            other.apply(&before).unwrap();
             assert_eq!(Settings::current(None), other);
         })
         .join()

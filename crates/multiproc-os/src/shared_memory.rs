@@ -100,7 +100,7 @@ impl SharedFile {
     ///
     /// # Errors
     /// `EPERM` if the file accepts no more seals.
-    pub fn fix(&self) -> io::Result<()> {
+    pub fn seal_size(&self) -> io::Result<()> {
         Ok(rustix::fs::fcntl_add_seals(&self.fd, SealFlags::GROW)?)
     }
 
@@ -157,7 +157,7 @@ impl SharedFile {
     pub fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         // Reserved huge pages don't count as free memory.
         if len < MUCH || self.page()? == PAGE {
-            self.look_for(offset, len)?;
+            self.check_available(offset, len)?;
         }
         crate::memfd::in_steps(len, |from, len| {
             rustix::fs::fallocate(&self.fd, FallocateFlags::KEEP_SIZE, offset + from, len)
@@ -168,10 +168,10 @@ impl SharedFile {
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub fn look_for(&self, offset: u64, len: u64) -> io::Result<()> {
+    pub fn check_available(&self, offset: u64, len: u64) -> io::Result<()> {
         // A file grows at its end, so memory allocated before `offset` doesn't count for this
         // range.
-        crate::free_memory::look_for(len, || self.allocated().unwrap_or(0).saturating_sub(offset))
+        crate::free_memory::check(len, || self.allocated().unwrap_or(0).saturating_sub(offset))
     }
 
     /// Frees the memory of the whole pages within `len` bytes from `offset` on. They read as zero
@@ -442,7 +442,7 @@ mod tests {
     #[test]
     fn fix_length() {
         let file = SharedFile::create("test", 4096).unwrap();
-        file.fix().unwrap();
+        file.seal_size().unwrap();
         assert_eq!(file.grow(8192).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
         assert_eq!(file.page().unwrap(), PAGE);
     }
@@ -461,8 +461,8 @@ mod tests {
         file.allocate(0, THERE).unwrap();
         // Leaves room for what other processes allocate and free meanwhile.
         let wanted = crate::free_memory::left().unwrap() + THERE / 2;
-        assert_eq!(file.look_for(THERE, wanted).unwrap_err().raw_os_error(), Some(libc::ENOMEM));
-        file.look_for(0, wanted).unwrap();
+        assert_eq!(file.check_available(THERE, wanted).unwrap_err().raw_os_error(), Some(libc::ENOMEM));
+        file.check_available(0, wanted).unwrap();
     }
 
     #[test]

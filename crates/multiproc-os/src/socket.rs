@@ -227,7 +227,7 @@ fn connect_with(kind: SocketType, place: Place<'_>, deadline: Option<Instant>) -
             (Ok(()), _) => break,
             // A signal. A TCP connection goes on being established.
             (Err(Errno::INTR), Place::Internet(_)) => {
-                if !crate::poll::wait_for_room(&socket, deadline)? {
+                if !crate::poll::wait_writable(&socket, deadline)? {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
                 sockopt::socket_error(&socket)??;
@@ -436,10 +436,10 @@ pub fn try_read_some_with_fds(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::poll::wait_for_input;
+    use crate::poll::wait_readable;
 
     fn accept(listening: &OwnedFd) -> (OwnedFd, Option<SocketAddr>) {
-        assert!(wait_for_input(listening, None).unwrap());
+        assert!(wait_readable(listening, None).unwrap());
         try_accept(listening).unwrap().unwrap()
     }
 
@@ -480,7 +480,7 @@ mod tests {
         let taken = listen_for_packets(packet_socket().unwrap(), name).unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
         let client = connect_for_packets(name, None).unwrap();
-        assert!(wait_for_input(&listening, None).unwrap());
+        assert!(wait_readable(&listening, None).unwrap());
         let (server, _) = try_accept(&listening).unwrap().unwrap();
         crate::fd_passing::send(&client, &[b"one"], &[]).unwrap();
         crate::fd_passing::send(&client, &[b"another"], &[]).unwrap();
@@ -525,7 +525,7 @@ mod tests {
         set_mark(&client, false).unwrap();
         assert!(!is_marked(&client).unwrap());
         shut_down(client.try_clone().unwrap());
-        assert!(wait_for_input(&server, None).unwrap());
+        assert!(wait_readable(&server, None).unwrap());
         assert_eq!(has_input(&server).unwrap(), None);
     }
 

@@ -19,7 +19,7 @@ pub fn streams() -> [Option<BorrowedFd<'static>>; 3] {
 ///
 /// # Errors
 /// Those of `attempt`; `EBADF` after 1000 attempts.
-pub fn again_if_closed<R>(mut attempt: impl FnMut() -> io::Result<R>) -> io::Result<R> {
+pub fn retry_if_closed<R>(mut attempt: impl FnMut() -> io::Result<R>) -> io::Result<R> {
     const ATTEMPTS: usize = 1000;
     for _ in 1..ATTEMPTS {
         match attempt() {
@@ -30,15 +30,15 @@ pub fn again_if_closed<R>(mut attempt: impl FnMut() -> io::Result<R>) -> io::Res
     attempt()
 }
 
-/// Makes `fds` the descriptors 0 to 2 of this process, with [`nothing`] in place of a None.
+/// Makes `fds` the descriptors 0 to 2 of this process, with [`placeholder`] in place of a None.
 ///
 /// # Errors
-/// As [`nothing`].
+/// As [`placeholder`].
 pub fn replace(fds: [Option<OwnedFd>; 3]) -> io::Result<()> {
     for (number, fd) in fds.into_iter().enumerate() {
         let fd = match fd {
             Some(fd) => fd,
-            None => nothing()?,
+            None => placeholder()?,
         };
         // SAFETY: both numbers are open or free, and dup2 touches no memory. The files that 0 to 2
         // referred to have no owner in Rust: the standard library uses only the numbers.
@@ -62,7 +62,7 @@ pub fn write_all(number: usize, mut bytes: &[u8]) -> io::Result<()> {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => bytes = &bytes[written..],
             Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::AGAIN) => drop(crate::poll::wait_for_room(fd, None)?),
+            Err(rustix::io::Errno::AGAIN) => drop(crate::poll::wait_writable(fd, None)?),
             Err(error) => return Err(error.into()),
         }
     }
@@ -72,7 +72,7 @@ pub fn write_all(number: usize, mut bytes: &[u8]) -> io::Result<()> {
 /// Writes a message to stderr as the standard library writes a panic message: without the lock of
 /// [`std::io::Stderr`], which another thread may hold forever, and ignoring errors. In one piece,
 /// so that the messages of two processes don't mix.
-pub fn tell(message: &str) {
+pub fn write_message(message: &str) {
     let Some(fd) = streams()[2] else { return };
     let mut bytes = message.as_bytes();
     while !bytes.is_empty() {
@@ -97,27 +97,27 @@ pub fn replace_some(fds: [Option<OwnedFd>; 3]) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens [`nothing`] in place of each of 0 to 2 that is closed, as the Rust runtime does at the
+/// Opens [`placeholder`] in place of each of 0 to 2 that is closed, as the Rust runtime does at the
 /// start of `main`.
 ///
 /// # Errors
-/// As [`nothing`].
+/// As [`placeholder`].
 pub fn ensure_open() -> io::Result<()> {
     for (number, _) in streams().iter().enumerate().filter(|(_, stream)| stream.is_none()) {
-        let fd = nothing()?;
+        let fd = placeholder()?;
         // SAFETY: as in `replace`; the number is free.
         crate::cvt(unsafe { libc::dup2(fd.as_raw_fd(), number as RawFd) })?;
     }
     Ok(())
 }
 
-/// Closes the file that `fd` refers to, and makes its number refer to [`nothing`], so that the
+/// Closes the file that `fd` refers to, and makes its number refer to [`placeholder`], so that the
 /// owner of the number still has a valid descriptor.
 ///
 /// # Errors
-/// As [`nothing`].
+/// As [`placeholder`].
 pub fn replace_by_null(fd: &OwnedFd) -> io::Result<()> {
-    let null = nothing()?;
+    let null = placeholder()?;
     // SAFETY: both are open, and `fd` still owns its number.
     crate::cvt(unsafe { libc::dup3(null.as_raw_fd(), fd.as_raw_fd(), libc::O_CLOEXEC) })?;
     Ok(())
@@ -141,7 +141,7 @@ pub fn dev_null() -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// `EMFILE`, `ENFILE`.
-pub fn nothing() -> io::Result<OwnedFd> {
+pub fn placeholder() -> io::Result<OwnedFd> {
     match open_null() {
         Err(error) if !matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
             let (reader, _) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;

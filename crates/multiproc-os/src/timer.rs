@@ -49,9 +49,9 @@ mod tests {
     fn expires_after_timeout() {
         let begun = Instant::now();
         let timer = Timer::after(Duration::from_millis(20)).unwrap();
-        assert!(crate::poll::wait_for_input(&timer, None).unwrap());
+        assert!(crate::poll::wait_readable(&timer, None).unwrap());
         assert!(begun.elapsed() >= Duration::from_millis(20));
-        assert!(crate::poll::wait_for_input(Timer::after(Duration::ZERO).unwrap(), None).unwrap());
-        assert!(!crate::poll::wait_for_input(Timer::after(Duration::MAX).unwrap(), Some(Instant::now())).unwrap());
+        assert!(crate::poll::wait_readable(Timer::after(Duration::ZERO).unwrap(), None).unwrap());
+        assert!(!crate::poll::wait_readable(Timer::after(Duration::MAX).unwrap(), Some(Instant::now())).unwrap());
     }
 }

@@ -16,10 +16,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 
-use crate::epoll::{Epoll, Often};
+use crate::epoll::{Epoll, Trigger};
+use crate::poll::{PollFd, PollFlags, poll_until, wait_hung_up};
 
 /// A descriptor of a wake pipe, for reading and writing or for reading only.
 #[derive(Debug)]
@@ -51,10 +51,10 @@ impl Subscription {
     /// `EMFILE`, `ENFILE`; `ENOSPC` when the user has too many descriptors in such sets.
     pub fn new(reader: impl AsFd) -> io::Result<Subscription> {
         let set = Epoll::new()?;
-        set.add(reader, Subscription::WAKE_PIPE, Often::News)?;
+        set.add(reader, Subscription::WAKE_PIPE, Trigger::Edge)?;
         let subscription = Subscription { set };
         // Tokens written before don't count.
-        subscription.heard()?;
+        subscription.has_new_token()?;
         Ok(subscription)
     }
 
@@ -62,7 +62,7 @@ impl Subscription {
     ///
     /// # Errors
     /// None is expected.
-    pub fn heard(&self) -> io::Result<bool> {
+    pub fn has_new_token(&self) -> io::Result<bool> {
         Ok(self.set.ready()?.contains(&Subscription::WAKE_PIPE))
     }
 
@@ -73,11 +73,11 @@ impl Subscription {
     /// `ENOSPC` when the user has too many descriptors in such sets; `EINVAL` when `other` is in
     /// hundreds of them.
     pub fn add(&self, other: impl AsFd) -> io::Result<()> {
-        self.set.add(other, Subscription::OTHER, Often::Always)
+        self.set.add(other, Subscription::OTHER, Trigger::Level)
     }
 }
 
-/// Readable when a token was written since the last call of [`heard`](Subscription::heard).
+/// Readable when a token was written since the last call of [`has_new_token`](Subscription::has_new_token).
 impl AsFd for Subscription {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.set.as_fd()
@@ -105,7 +105,7 @@ pub enum WakeReason {
     /// No process has the pipe open for writing.
     HungUp,
     /// The deadline has passed.
-    Late,
+    Timeout,
 }
 
 impl WakePipe {
@@ -218,7 +218,7 @@ impl WakePipe {
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`.
-    pub fn open_both_ways(&self) -> io::Result<OwnedFd> {
+    pub fn open_read_write(&self) -> io::Result<OwnedFd> {
         reopen(&self.fd, OFlags::RDWR)
     }
 
@@ -228,7 +228,7 @@ impl WakePipe {
     /// # Errors
     /// Those of poll(2).
     pub fn is_hung_up(reader: BorrowedFd<'_>) -> io::Result<bool> {
-        crate::poll::wait_for_hangup(reader, Some(Instant::now()))
+        wait_hung_up(reader, Some(Instant::now()))
     }
 
     /// Waits for a token, a hang-up, one of `others` to be readable or closed, or `deadline`.
@@ -260,7 +260,7 @@ impl WakePipe {
         polled.extend(others.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)));
         polled.extend(subscription.map(|subscription| PollFd::new(subscription, PollFlags::IN)));
         loop {
-            crate::poll::poll_until(&mut polled, deadline)?;
+            poll_until(&mut polled, deadline)?;
             let wake_pipe = polled[0].revents();
             let (others, heard) = polled[1..].split_at(others.len());
             return Ok(match () {
@@ -268,13 +268,13 @@ impl WakePipe {
                 () if wake_pipe.contains(PollFlags::IN) => WakeReason::Token,
                 () if wake_pipe.contains(PollFlags::HUP) => WakeReason::HungUp,
                 () => match subscription {
-                    Some(subscription) if !heard[0].revents().is_empty() => match subscription.heard()? {
+                    Some(subscription) if !heard[0].revents().is_empty() => match subscription.has_new_token()? {
                         true => WakeReason::Token,
                         // At this moment the notifier has removed tokens from a full pipe to make
                         // room.
                         false => continue,
                     },
-                    _ => WakeReason::Late,
+                    _ => WakeReason::Timeout,
                 },
             });
         }
@@ -306,31 +306,31 @@ mod tests {
     #[test]
     fn token_stays_until_taken() {
         let wake_pipe = WakePipe::new().unwrap();
-        assert_eq!(wake_pipe.wait(&[], now()).unwrap(), WakeReason::Late);
+        assert_eq!(wake_pipe.wait(&[], now()).unwrap(), WakeReason::Timeout);
         for _ in 0..100_000 {
             wake_pipe.notify().unwrap();
         }
         assert_eq!(wake_pipe.wait(&[], None).unwrap(), WakeReason::Token);
         wake_pipe.clear();
-        assert_eq!(wake_pipe.wait(&[], now()).unwrap(), WakeReason::Late);
+        assert_eq!(wake_pipe.wait(&[], now()).unwrap(), WakeReason::Timeout);
     }
 
     #[test]
     fn hangup() {
         let mut one = WakePipe::new().unwrap();
-        let mut two = WakePipe::from_fd(one.open_both_ways().unwrap()).unwrap();
+        let mut two = WakePipe::from_fd(one.open_read_write().unwrap()).unwrap();
         one.read_only().unwrap();
-        assert_eq!(one.wait(&[], now()).unwrap(), WakeReason::Late);
+        assert_eq!(one.wait(&[], now()).unwrap(), WakeReason::Timeout);
         assert!(one.notify().is_err());
-        let on_its_way = two.open_both_ways().unwrap();
+        let on_its_way = two.open_read_write().unwrap();
         two.read_only().unwrap();
-        assert_eq!(one.wait(&[], now()).unwrap(), WakeReason::Late);
+        assert_eq!(one.wait(&[], now()).unwrap(), WakeReason::Timeout);
         assert!(!WakePipe::is_hung_up(one.as_fd()).unwrap());
         drop(on_its_way);
         assert_eq!(one.wait(&[], None).unwrap(), WakeReason::HungUp);
         assert!(WakePipe::is_hung_up(one.as_fd()).unwrap());
         two.read_write().unwrap();
-        assert_eq!(one.wait(&[], now()).unwrap(), WakeReason::Late);
+        assert_eq!(one.wait(&[], now()).unwrap(), WakeReason::Timeout);
         two.notify().unwrap();
         assert_eq!(one.wait(&[], None).unwrap(), WakeReason::Token);
         drop(two);
@@ -346,25 +346,25 @@ mod tests {
         let at = |subscription, deadline| {
             WakePipe::wait_at(reader.as_fd(), Tokens::Heard(subscription), &[], deadline).unwrap()
         };
-        assert_eq!(at(&first, now()), WakeReason::Late);
+        assert_eq!(at(&first, now()), WakeReason::Timeout);
         wake_pipe.notify().unwrap();
         let second = Subscription::new(&reader).unwrap();
         assert_eq!(
             (at(&second, now()), at(&first, None), at(&first, now())),
-            (WakeReason::Late, WakeReason::Token, WakeReason::Late)
+            (WakeReason::Timeout, WakeReason::Token, WakeReason::Timeout)
         );
         // Also when the pipe is full.
         for _ in 0..70_000 {
             wake_pipe.notify().unwrap();
-            assert!(second.heard().unwrap() && !second.heard().unwrap());
+            assert!(second.has_new_token().unwrap() && !second.has_new_token().unwrap());
         }
-        assert_eq!((at(&first, None), at(&first, now())), (WakeReason::Token, WakeReason::Late));
+        assert_eq!((at(&first, None), at(&first, now())), (WakeReason::Token, WakeReason::Timeout));
         wake_pipe.read_only().unwrap();
         assert_eq!(at(&first, None), WakeReason::HungUp);
         assert_eq!(at(&first, None), WakeReason::HungUp, "that lasts");
         wake_pipe.read_write().unwrap();
         wake_pipe.notify().unwrap();
-        assert_eq!((at(&first, None), at(&first, now())), (WakeReason::Token, WakeReason::Late));
+        assert_eq!((at(&first, None), at(&first, now())), (WakeReason::Token, WakeReason::Timeout));
     }
 
     #[test]

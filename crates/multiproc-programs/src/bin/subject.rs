@@ -350,7 +350,7 @@ fn attack(program: &str) {
     multiproc_os::fd_passing::send(&ours, &[b"mpkt\x02\x00\x01\x00", &len, &[0; 16], &ids, &build_id], &[]).unwrap();
     // After handling that, it waits for its spec; the next message has an unknown kind.
     multiproc_os::fd_passing::send(&ours, &[b"mpkt\x02\x00\x63\x00", &[0; 24]], &[]).unwrap();
-    multiproc_os::pidfd::wait_any([&ours], None).unwrap();
+    multiproc_os::poll::wait_readable(&ours, None).unwrap();
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
     let uids = status.lines().find(|line| line.starts_with("Uid:")).unwrap();
     say(&uids.split_whitespace().collect::<Vec<_>>().join(" "));

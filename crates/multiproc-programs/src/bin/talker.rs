@@ -10,7 +10,7 @@ use log::kv::{Key, Value, VisitSource};
 use multiproc::log::{LevelFilter, LogRelay, OutputCapture};
 use multiproc::sync::Event;
 use multiproc::{Process, StartMethod, current_process};
-use multiproc_os::{fd_passing, pidfd};
+use multiproc_os::{fd_passing, pidfd, poll};
 use multiproc_programs::{say, sleep_long, start_method};
 
 #[multiproc::main]
@@ -403,7 +403,7 @@ fn orphan() {
         || {
             let parent = pidfd::open(multiproc::parent_process().unwrap().pid()).unwrap();
             say("ready");
-            pidfd::wait_any([&parent], None).unwrap();
+            poll::wait_readable(&parent, None).unwrap();
             for _ in 0..10_000 {
                 log::warn!("nobody listens");
             }

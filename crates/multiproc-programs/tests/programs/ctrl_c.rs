@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use multiproc_os::pidfd;
+use multiproc_os::{pidfd, poll};
 
 const METHODS: [&str; 3] = ["forkserver", "spawn", "fork"];
 
@@ -63,8 +63,8 @@ impl Terminal {
     /// Reads what has come to the screen. Returns false at its end, when no process has the
     /// terminal open any more.
     fn read(&mut self) -> bool {
-        let ready = pidfd::wait_any([&self.master], Some(Instant::now() + LONG)).unwrap();
-        assert_eq!(ready, [true], "no more output after {:?}", String::from_utf8_lossy(&self.screen));
+        let ready = poll::wait_readable(&self.master, Some(Instant::now() + LONG)).unwrap();
+        assert!(ready, "no more output after {:?}", String::from_utf8_lossy(&self.screen));
         let mut buffer = [0; 4096];
         match self.master.read(&mut buffer) {
             Ok(0) => false,
@@ -110,8 +110,8 @@ impl Terminal {
     fn shell_says(&mut self) -> String {
         // Two lines may have arrived at once.
         if self.says.buffer().is_empty() {
-            let ready = pidfd::wait_any([self.says.get_ref()], Some(Instant::now() + LONG)).unwrap();
-            assert_eq!(ready, [true], "the shell prints nothing");
+            let ready = poll::wait_readable(self.says.get_ref(), Some(Instant::now() + LONG)).unwrap();
+            assert!(ready, "the shell prints nothing");
         }
         let mut line = String::new();
         self.says.read_line(&mut line).unwrap();
@@ -180,7 +180,7 @@ impl Known {
     }
 
     fn ends_before(&self, deadline: Instant) -> bool {
-        self.pidfd.as_ref().is_none_or(|pidfd| pidfd::wait_any([pidfd], Some(deadline)).unwrap() == [true])
+        self.pidfd.as_ref().is_none_or(|pidfd| poll::wait_readable(pidfd, Some(deadline)).unwrap())
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use multiproc_os::pidfd;
+use multiproc_os::{pidfd, poll};
 
 use crate::scratch::Scratch;
 
@@ -88,12 +88,12 @@ impl Watched {
     }
 
     fn is_alive(&self) -> bool {
-        pidfd::wait_any([&self.0], Some(Instant::now())).unwrap() == [false]
+        !poll::wait_readable(&self.0, Some(Instant::now())).unwrap()
     }
 
     fn wait_gone(&self) {
-        let ended = pidfd::wait_any([&self.0], Instant::now().checked_add(LONG)).unwrap();
-        assert_eq!(ended, [true], "the process is still running");
+        let ended = poll::wait_readable(&self.0, Instant::now().checked_add(LONG)).unwrap();
+        assert!(ended, "the process is still running");
     }
 }
 

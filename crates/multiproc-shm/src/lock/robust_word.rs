@@ -170,7 +170,7 @@ impl RobustWord {
             _ => look,
         };
         let woken = sleep(found.word(), end);
-        if woken != Woken::Late || end != look {
+        if woken != Woken::Timeout || end != look {
             return LOOK;
         }
         if !threads::may_share(found.owner() as i32, self.0.word().as_ptr().cast()) {

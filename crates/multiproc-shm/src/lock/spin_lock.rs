@@ -274,7 +274,7 @@ impl RobustSpinLock {
                 let woken = futex::wait(&self.0, waited_for, if is_limited { until } else { suspicious });
                 slept = WAITERS;
                 // Not the id of any thread that could hold the lock: the word is garbage.
-                if woken == Woken::Late
+                if woken == Woken::Timeout
                     && !is_limited
                     && !threads::may_share((word & OWNER) as i32, (&raw const self.0).cast())
                 {

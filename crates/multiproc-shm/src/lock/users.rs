@@ -159,7 +159,7 @@ mod tests {
         let watch = inotify::Watch::new(segment.as_fd()).unwrap();
         let is_told = || {
             let now = Some(std::time::Instant::now());
-            !multiproc_os::poll::wait_readable(&[&watch], now).unwrap().is_empty()
+            !multiproc_os::poll::wait_any_in(&[&watch], now).unwrap().is_empty()
         };
         assert!(!segment.users.are_incomplete() && !is_told());
         shared.enter();

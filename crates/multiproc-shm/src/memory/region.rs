@@ -160,7 +160,7 @@ impl Region {
         let (pages, behind) = (whole_pages(len, PAGE)?, Region::BEHIND as u64);
         segment.file().grow(behind + pages as u64)?;
         segment.file().allocate(behind, len)?;
-        segment.file().fix()?;
+        segment.file().seal_size()?;
         let mapping = Mapping::new(segment.file(), behind, pages)?;
         let region = Region { control: LockMapping::new(segment), file: None, mapping, access: Access::Write };
         region.begin(len, len, kind);
@@ -181,7 +181,7 @@ impl Region {
             }
             _ => SharedFile::create(&wanted.name, whole_pages(most, PAGE)? as u64)?,
         };
-        file.fix()?;
+        file.seal_size()?;
         let mapping = Mapping::new(&file, 0, file.size()? as usize)?;
         let region =
             Region { control: LockMapping::new(Segment::create()?), file: Some(file), mapping, access: Access::Write };
@@ -329,7 +329,7 @@ impl Region {
     fn allocate(&self, from: u64, len: u64, pages: Pages) -> io::Result<()> {
         let file = self.file.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         if pages == Pages::Transparent {
-            file.look_for(from, len)?;
+            file.check_available(from, len)?;
             // By page faults, since only there does the kernel know which kind of page is wanted.
             self.mapping.populate(from as usize, len as usize);
         }

@@ -104,7 +104,7 @@ impl FdBundle {
         if count <= LOOSE {
             return Ok(self.parts);
         }
-        fd_budget::is_possible(&self.parts, self.count)?;
+        fd_budget::check_limit(&self.parts, self.count)?;
         let mut fds = Vec::new();
         for part in self.parts {
             loop {

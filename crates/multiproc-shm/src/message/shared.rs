@@ -189,7 +189,7 @@ fn look(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<LookedAt>, Packet
     // Handles that are packed into sockets need their room later, when it is too late to leave the
     // message in the socket.
     if head.handles as usize > LOOSE {
-        fd_budget::look(head.parts(&looked_at.fds), head.handles)?;
+        fd_budget::check_now(head.parts(&looked_at.fds), head.handles)?;
     }
     Ok(Some((bytes, looked_at.fds)))
 }
@@ -303,7 +303,7 @@ mod tests {
                                 assert_eq!((usize::from(kind), bytes.len()), (handles, bytes[0].into()));
                                 taken.fetch_add(1, Relaxed);
                             }
-                            Err(PacketError::Empty) => drop(multiproc_os::poll::wait_for_input(&b, None).unwrap()),
+                            Err(PacketError::Empty) => drop(multiproc_os::poll::wait_readable(&b, None).unwrap()),
                             Err(PacketError::Closed) => return,
                             Err(error) => panic!("{error}"),
                         }
@@ -316,7 +316,7 @@ mod tests {
                 let payload = payload(&vec![len as u8; len], handles);
                 while let Err(error) = try_send(&a, handles as u8, &payload) {
                     assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
-                    multiproc_os::poll::wait_for_room(&a, None).unwrap();
+                    multiproc_os::poll::wait_writable(&a, None).unwrap();
                 }
             }
             fd_passing::hang_up(&a).unwrap();

@@ -129,7 +129,7 @@ impl Store {
         }
         let (of, fds): (Vec<Identity>, Vec<&OwnedFd>) = workers.iter().map(|(worker, fd)| (*worker, fd)).unzip();
         if !fds.is_empty()
-            && let Ok(ended) = poll::wait_readable(&fds, Some(begun))
+            && let Ok(ended) = poll::wait_any_in(&fds, Some(begun))
         {
             dead.extend(ended.into_iter().map(|index| of[index]));
         }

@@ -273,12 +273,12 @@ impl Store {
     pub(super) fn entry(&self, wanted: u64, handles: u32) -> io::Result<Vec<OwnedFd>> {
         while let Some(number) = self.fd_queue.number()? {
             if number == wanted {
-                let fds = self.fd_queue.look()?;
+                let fds = self.fd_queue.peek()?;
                 // The handles are packed into sockets, and need room in this process's fd table
                 // once the item has been taken; then it would be too late to leave the item in the
                 // queue.
                 if handles as usize > fds.len() {
-                    fd_budget::look(&fds, handles)?;
+                    fd_budget::check_now(&fds, handles)?;
                 }
                 return Ok(fds);
             }

@@ -243,7 +243,7 @@ pub fn watch(processes: Vec<Identity>) -> io::Result<(Watched, Vec<Identity>)> {
         }
         rest.next();
     }
-    let ended = poll::wait_readable(&pidfds, Some(Instant::now()))?;
+    let ended = poll::wait_any_in(&pidfds, Some(Instant::now()))?;
     dead.extend(ended.into_iter().map(|index| alive[index]));
     let rest: Vec<Identity> = alive.into_iter().skip(pidfds.len()).chain(rest).collect();
     let look_again = (!rest.is_empty()).then(|| LOOK.max(begun.elapsed() * 10));

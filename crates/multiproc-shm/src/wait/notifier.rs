@@ -274,8 +274,8 @@ impl Notifier {
             // The write end could not be opened, at the limit of open files, so a hang-up says
             // nothing.
             return deaf(deadline, |until| {
-                let ended = poll::wait_readable(others, Some(until))?;
-                Ok(if ended.is_empty() { WakeReason::Late } else { WakeReason::Other })
+                let ended = poll::wait_any_in(others, Some(until))?;
+                Ok(if ended.is_empty() { WakeReason::Timeout } else { WakeReason::Other })
             });
         }
         subscription.wait_at(self.as_fd(), others, deadline)
@@ -303,7 +303,7 @@ impl Notifier {
     /// Makes the [descriptor to poll](Notifier::fd_to_poll) readable now, as the condition holds
     /// already.
     pub fn show(&self) {
-        let readable = poll::wait_readable(&[self.fd_to_poll()], Some(Instant::now()));
+        let readable = poll::wait_any_in(&[self.fd_to_poll()], Some(Instant::now()));
         if readable.is_ok_and(|readable| readable.is_empty()) {
             self.notify();
             // To write the token, a process without an opener may have opened the write end.
@@ -340,7 +340,7 @@ impl Notifier {
         state.shared = true;
         state.settle();
         match state.read_only {
-            true => state.wake_pipe.open_both_ways(),
+            true => state.wake_pipe.open_read_write(),
             false => state.wake_pipe.as_fd().try_clone_to_owned(),
         }
     }
@@ -480,12 +480,12 @@ impl Subscription {
     /// [`Hears`](Subscription::Hears).
     #[cfg(feature = "async")]
     pub fn glance(&self, others: &[BorrowedFd<'_>]) -> io::Result<WakeReason> {
-        if !poll::wait_readable(others, Some(Instant::now()))?.is_empty() {
+        if !poll::wait_any_in(others, Some(Instant::now()))?.is_empty() {
             return Ok(WakeReason::Other);
         }
         match self {
-            Subscription::Hears(subscription, _) if subscription.heard()? => Ok(WakeReason::Token),
-            _ => Ok(WakeReason::Late),
+            Subscription::Hears(subscription, _) if subscription.has_new_token()? => Ok(WakeReason::Token),
+            _ => Ok(WakeReason::Timeout),
         }
     }
 
@@ -511,7 +511,7 @@ impl Subscription {
 fn deaf(deadline: Option<Instant>, sleep: impl FnOnce(Instant) -> io::Result<WakeReason>) -> io::Result<WakeReason> {
     let soon = within(DEAF, deadline);
     match sleep(soon)? {
-        WakeReason::Late if deadline.is_none_or(|deadline| soon < deadline) => Ok(WakeReason::Token),
+        WakeReason::Timeout if deadline.is_none_or(|deadline| soon < deadline) => Ok(WakeReason::Token),
         reason => Ok(reason),
     }
 }
@@ -579,17 +579,17 @@ mod tests {
         let here = Notifier::new(Tokens::Taken).unwrap();
         let there = Notifier::from_fd(here.to_send().unwrap(), Tokens::Taken).unwrap();
         let waiting = here.waiting(&Subscription::Sees, ViaHandle::Own);
-        assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Late);
+        assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Timeout);
         let also_waiting = there.waiting(&Subscription::Sees, ViaHandle::Own);
         assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::HungUp);
         assert_eq!(also_waiting.sleep(&[], now()).unwrap(), WakeReason::HungUp);
         // One in flight counts, whichever process has sent it.
         let sent = here.to_send().unwrap();
-        assert_eq!(also_waiting.sleep(&[], now()).unwrap(), WakeReason::Late);
+        assert_eq!(also_waiting.sleep(&[], now()).unwrap(), WakeReason::Timeout);
         drop(sent);
         assert_eq!(also_waiting.sleep(&[], now()).unwrap(), WakeReason::HungUp);
         drop(waiting);
-        assert_eq!(also_waiting.sleep(&[], now()).unwrap(), WakeReason::Late);
+        assert_eq!(also_waiting.sleep(&[], now()).unwrap(), WakeReason::Timeout);
         here.notify();
         assert_eq!(also_waiting.sleep(&[], None).unwrap(), WakeReason::Token);
         there.clear();
@@ -605,10 +605,10 @@ mod tests {
         there.notify();
         let late = there.listen().unwrap();
         there.clear();
-        assert_eq!(there.sleep_open(&late, &[], now()).unwrap(), WakeReason::Late);
+        assert_eq!(there.sleep_open(&late, &[], now()).unwrap(), WakeReason::Timeout);
         let waiting = here.waiting(&early, ViaHandle::Own);
         assert_eq!(waiting.sleep(&[], None).unwrap(), WakeReason::Token);
-        assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Late);
+        assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Timeout);
         drop(there);
         assert_eq!(waiting.sleep(&[], None).unwrap(), WakeReason::HungUp);
     }
@@ -619,7 +619,7 @@ mod tests {
         let there = Notifier::from_fd(here.to_send().unwrap(), Tokens::Heard).unwrap();
         here.notify();
         let waiting = here.waiting(&Subscription::Deaf, ViaHandle::Own);
-        assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Late);
+        assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Timeout);
         assert_eq!(waiting.sleep(&[], None).unwrap(), WakeReason::Token);
         drop(there);
         assert_eq!(waiting.sleep(&[], None).unwrap(), WakeReason::HungUp);
@@ -633,7 +633,7 @@ mod tests {
             scope.spawn(move || wait.recv());
             let waiting = notifier.waiting(&Subscription::Sees, ViaHandle::Own);
             assert!(notifier.has_others());
-            assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Late);
+            assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Timeout);
             drop(notifier.to_send().unwrap());
             assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::HungUp);
             drop(done);
@@ -645,7 +645,7 @@ mod tests {
         let notifier = Notifier::new(Tokens::Taken).unwrap();
         notifier.add_opener();
         let waiting = notifier.waiting(&Subscription::Sees, ViaHandle::Own);
-        assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Late);
+        assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Timeout);
         std::thread::scope(|scope| {
             let one = scope.spawn(|| {
                 loop {
@@ -659,7 +659,7 @@ mod tests {
             assert_eq!(one.join().unwrap(), WakeReason::HungUp);
             drop(other);
         });
-        assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Late);
+        assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Timeout);
         notifier.remove_opener();
         assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::HungUp);
     }
@@ -672,13 +672,13 @@ mod tests {
         let first = notifier.waiting(&Subscription::Sees, ViaHandle::Handle(&one));
         let second = notifier.waiting(&Subscription::Sees, ViaHandle::Handle(&one));
         let third = notifier.waiting(&Subscription::Sees, ViaHandle::Other);
-        assert_eq!(first.sleep(&[], now()).unwrap(), WakeReason::Late, "the other handle may yet be used");
+        assert_eq!(first.sleep(&[], now()).unwrap(), WakeReason::Timeout, "the other handle may yet be used");
         let fourth = notifier.waiting(&Subscription::Sees, ViaHandle::Handle(&other));
         assert_eq!(first.sleep(&[], now()).unwrap(), WakeReason::HungUp);
         drop(second);
         assert_eq!(third.sleep(&[], now()).unwrap(), WakeReason::HungUp);
         drop(first);
-        assert_eq!(third.sleep(&[], now()).unwrap(), WakeReason::Late);
+        assert_eq!(third.sleep(&[], now()).unwrap(), WakeReason::Timeout);
         drop(fourth);
         assert_eq!((one.into_inner(), other.into_inner()), (0, 0));
         notifier.remove_opener();

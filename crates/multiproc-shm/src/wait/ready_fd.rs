@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use multiproc_os::epoll::{Epoll, Often};
+use multiproc_os::epoll::{Epoll, Trigger};
 use multiproc_os::identity::Identity;
 use multiproc_os::robust::copy_number;
 use multiproc_os::timer::Timer;
@@ -42,7 +42,7 @@ impl ReadyFd {
     /// `EMFILE`, `ENFILE`; `ENOSPC` when the user has too many in such sets.
     pub(crate) fn new(wake_pipe: BorrowedFd<'_>) -> io::Result<ReadyFd> {
         let set = Epoll::new()?;
-        set.add(wake_pipe, 0, Often::Always)?;
+        set.add(wake_pipe, 0, Trigger::Level)?;
         Ok(ReadyFd { set, members: Mutex::default(), copy: copy_number() })
     }
 
@@ -82,7 +82,7 @@ impl ReadyFd {
 
     fn add(&self, pidfd: &OwnedFd) -> io::Result<OwnedFd> {
         let pidfd = pidfd.try_clone()?;
-        self.set.add(&pidfd, 0, Often::Always)?;
+        self.set.add(&pidfd, 0, Trigger::Level)?;
         Ok(pidfd)
     }
 
@@ -101,7 +101,7 @@ impl ReadyFd {
         // At the limit of open files, the memory is kept for longer.
         members.timer = after.and_then(|after| Timer::after(after).ok());
         if let Some(timer) = &members.timer {
-            let _ = self.set.add(timer, 0, Often::Always);
+            let _ = self.set.add(timer, 0, Trigger::Level);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
-use multiproc_os::epoll::{Epoll, Often};
+use multiproc_os::epoll::{Epoll, Trigger};
 use multiproc_os::timer::Timer;
 use multiproc_os::wake_pipe::{self, WakeReason};
 
@@ -100,9 +100,9 @@ async fn wait_on_pipe<W: WaitOp>(
         }
         Subscription::Sees | Subscription::Deaf => {
             let set = Epoll::new()?;
-            set.add(waiting.as_ref().map_or_else(|| notifier.as_fd(), Waiting::fd), 0, Often::Always)?;
+            set.add(waiting.as_ref().map_or_else(|| notifier.as_fd(), Waiting::fd), 0, Trigger::Level)?;
             for other in &others {
-                set.add(other, 0, Often::Always)?;
+                set.add(other, 0, Trigger::Level)?;
             }
             watch(&Arc::new(Set(set)), look).await?
         }
@@ -120,7 +120,7 @@ async fn watch<S: Source>(source: &Arc<S>, look: impl Fn() -> io::Result<WakeRea
     poll_fn(|context| {
         loop {
             match look()? {
-                WakeReason::Late => ready!(wakeup.poll(source, context))?,
+                WakeReason::Timeout => ready!(wakeup.poll(source, context))?,
                 reason => return Poll::Ready(Ok(reason)),
             }
         }
@@ -154,8 +154,8 @@ impl Source for Timer {
 async fn pause() -> io::Result<()> {
     let timer = Arc::new(Timer::after(PAUSE)?);
     watch(&timer, || {
-        let over = multiproc_os::poll::wait_readable(&[timer.as_fd()], Some(Instant::now()))?;
-        Ok(if over.is_empty() { WakeReason::Late } else { WakeReason::Other })
+        let over = multiproc_os::poll::wait_any_in(&[timer.as_fd()], Some(Instant::now()))?;
+        Ok(if over.is_empty() { WakeReason::Timeout } else { WakeReason::Other })
     })
     .await
     .map(drop)

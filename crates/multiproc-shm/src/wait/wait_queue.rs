@@ -307,7 +307,7 @@ impl WaitQueue {
                 return Ok(Some(outcome));
             }
             match futex::wait(&self.turn, turn, Some(end)) {
-                Woken::Late => {
+                Woken::Timeout => {
                     return match op.attempt() {
                         None if is_last => Err(WaitFailure::Late),
                         outcome => Ok(outcome),
@@ -361,7 +361,7 @@ impl WaitQueue {
             let watched = op.watch()?;
             reason = notifier.sleep_open(&subscription, &watched.fds(), watched.until(until))?;
         }
-        if reason == WakeReason::Other || reason == WakeReason::Late && watched.look_again.is_some() {
+        if reason == WakeReason::Other || reason == WakeReason::Timeout && watched.look_again.is_some() {
             op.died()?;
         }
         Ok(reason)

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use multiproc_os::epoll::{Epoll, Often};
+use multiproc_os::epoll::{Epoll, Trigger};
 use multiproc_os::{signal, threads};
 
 use super::Source;
@@ -118,7 +118,7 @@ impl Watcher {
                 }
             });
         }
-        self.epoll.add(source.fd(), key as u64, Often::Once)?;
+        self.epoll.add(source.fd(), key as u64, Trigger::Once)?;
         self.watched.insert(key, Watched { source: source.clone(), wakers: vec![(id, waker)] });
         Ok(None)
     }

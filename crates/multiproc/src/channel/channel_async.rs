@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use multiproc_os::epoll::{Epoll, Often};
+use multiproc_os::epoll::{Epoll, Trigger};
 use multiproc_os::poll;
 use multiproc_os::timer::Timer;
 use multiproc_shm::wait::deadline::Deadline;
@@ -65,13 +65,13 @@ async fn room(socket: &OwnedFd) -> io::Result<()> {
     let set = Epoll::new()?;
     // If there is room, the send has failed because too many of the user's descriptors are in
     // flight, and no event tells when that changes.
-    let timer = match poll::wait_for_room(socket, Some(Instant::now()))? {
+    let timer = match poll::wait_writable(socket, Some(Instant::now()))? {
         true => Some(Timer::after(local::LOOK)?),
         false => None,
     };
     match &timer {
-        Some(timer) => set.add(timer, 0, Often::Always)?,
-        None => set.add_for_room(socket, 0)?,
+        Some(timer) => set.add(timer, 0, Trigger::Level)?,
+        None => set.add_writable(socket, 0)?,
     }
     let set = Arc::new(Room(set));
     let mut wakeup = Wakeup::default();

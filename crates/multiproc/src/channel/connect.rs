@@ -190,7 +190,7 @@ impl Line {
             match socket::try_write(&self.socket, [&bytes[gone..]]) {
                 Ok(written) => gone += written,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if !poll::wait_for_room(&self.socket, self.deadline).map_err(ConnectErrorKind::Io)? {
+                    if !poll::wait_writable(&self.socket, self.deadline).map_err(ConnectErrorKind::Io)? {
                         return Err(ConnectErrorKind::Timeout);
                     }
                 }
@@ -229,7 +229,7 @@ impl Line {
                 Ok(0) => return Err(ConnectErrorKind::Disconnected),
                 Ok(read) => got += read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if !poll::wait_for_input(&self.socket, self.deadline).map_err(ConnectErrorKind::Io)? {
+                    if !poll::wait_readable(&self.socket, self.deadline).map_err(ConnectErrorKind::Io)? {
                         return Err(ConnectErrorKind::Timeout);
                     }
                 }

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use multiproc_os::epoll::{Epoll, Often};
+use multiproc_os::epoll::{Epoll, Trigger};
 use multiproc_os::errno::{EMFILE, ENFILE};
 use multiproc_os::limits::{self, Resource};
 use multiproc_os::timer::Timer;
@@ -208,7 +208,7 @@ impl Handshakes {
     ) -> io::Result<Option<Link>> {
         if self.process != threads::getpid() {
             // A copy made by fork(2). The set is still that of the original process.
-            set.renew()?;
+            set.reset()?;
             *self = Handshakes::open(shared, set)?;
         }
         self.stop_timer(set);
@@ -360,7 +360,7 @@ impl Handshakes {
         let Some(deadline) = self.deadline() else { return };
         // Without a descriptor for the timer, late clients are refused at the next accept.
         self.timer = Timer::after(deadline.saturating_duration_since(Instant::now()))
-            .and_then(|timer| set.add(&timer, TIMER, Often::Always).map(|()| timer))
+            .and_then(|timer| set.add(&timer, TIMER, Trigger::Level).map(|()| timer))
             .ok();
     }
 
@@ -546,8 +546,8 @@ impl Handshakes {
 }
 
 fn watch(shared: &ListenerShared, set: &Epoll) -> io::Result<()> {
-    set.add(&shared.listening, LISTENING, Often::Always)?;
-    set.add(&shared.backlog, BACKLOG, Often::Always)
+    set.add(&shared.listening, LISTENING, Trigger::Level)?;
+    set.add(&shared.backlog, BACKLOG, Trigger::Level)
 }
 
 fn is_full(error: &io::Error) -> bool {
@@ -614,9 +614,9 @@ impl Pending {
     }
 
     fn add_to(&self, set: &Epoll, number: u64) -> io::Result<()> {
-        set.add(&self.socket, number, Often::Always)?;
+        set.add(&self.socket, number, Trigger::Level)?;
         match &self.place {
-            Some(place) => set.add(place, number, Often::Always).inspect_err(|_| drop(set.remove(&self.socket))),
+            Some(place) => set.add(place, number, Trigger::Level).inspect_err(|_| drop(set.remove(&self.socket))),
             None => Ok(()),
         }
     }
@@ -724,7 +724,7 @@ impl Pending {
                 self.stage = Stage::Proof(Transcript { client, listener });
                 Ok(Step::GoOn)
             }
-            Said::Second(name) if shared.tcp => match rendezvous::bring(&place(&name), &self.said, &self.socket) {
+            Said::Second(name) if shared.tcp => match rendezvous::send(&place(&name), &self.said, &self.socket) {
                 Ok(()) => Ok(Step::HandedOver),
                 Err(error) if is_full(&error) => Ok(Step::NoRoom),
                 // The process that waited for it has closed the first connection, most likely to

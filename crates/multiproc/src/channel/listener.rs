@@ -249,7 +249,7 @@ impl Listener {
                 (Some(ours), Some(theirs)) => Some(cmp::min(ours, theirs)),
                 (ours, theirs) => ours.or(theirs),
             };
-            poll::wait_for_input(set, until).map_err(ListenErrorKind::Accept)?;
+            poll::wait_readable(set, until).map_err(ListenErrorKind::Accept)?;
         }
     }
 

@@ -53,7 +53,7 @@ fn send_with(
             Err(error) => error,
         };
         match error.kind() {
-            io::ErrorKind::WouldBlock => match deadline.wait_for_room(socket) {
+            io::ErrorKind::WouldBlock => match deadline.wait_writable(socket) {
                 Ok(true) => {}
                 Ok(false) => return Err(deadline.too_late_to_send()),
                 Err(error) => return Err(SendErrorKind::Io(error)),
@@ -79,7 +79,7 @@ pub(crate) fn wait_in_the_crowd(socket: &OwnedFd, deadline: Deadline) -> Result<
     }
     let soon = Instant::now() + LOOK;
     let until = deadline.instant().map_or(soon, |deadline| deadline.min(soon));
-    match multiproc_os::poll::wait_for_hangup(socket, Some(until)) {
+    match multiproc_os::poll::wait_hung_up(socket, Some(until)) {
         // The kernel checks the number of descriptors before it checks whether there is a receiver,
         // so a send would not tell that the other end is gone.
         Ok(true) => Err(SendErrorKind::Disconnected),
@@ -107,7 +107,7 @@ pub(crate) fn recv<R>(
         });
         match taken {
             Ok(result) => return result,
-            Err(PacketError::Empty) => match deadline.wait_for_input(socket) {
+            Err(PacketError::Empty) => match deadline.wait_readable(socket) {
                 Ok(true) => {}
                 Ok(false) => return Err(deadline.too_late_to_receive()),
                 Err(error) => return Err(RecvErrorKind::Io(error)),
@@ -124,5 +124,5 @@ pub(crate) fn recv<R>(
 
 /// Whether there is a message, or no sender is left, before the time is up.
 pub(crate) fn poll(socket: impl AsFd, deadline: Deadline) -> io::Result<bool> {
-    multiproc_os::poll::wait_for_input(socket, deadline.instant())
+    multiproc_os::poll::wait_readable(socket, deadline.instant())
 }

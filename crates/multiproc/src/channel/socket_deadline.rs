@@ -20,13 +20,13 @@ pub(crate) trait SocketDeadline {
     /// Waits until `fd` is readable or closed. Returns false when the deadline has passed, also if
     /// it had passed before and `fd` is readable: otherwise the caller, which has just tried in
     /// vain, could go on for ever while other receivers are faster.
-    fn wait_for_input(self, fd: impl AsFd) -> io::Result<bool>;
+    fn wait_readable(self, fd: impl AsFd) -> io::Result<bool>;
 
     /// Waits until `fd` has room, or is closed. Returns false when the deadline has passed, also if
     /// it had passed before and `fd` has room, as
-    /// [`wait_for_input`](SocketDeadline::wait_for_input) does: otherwise a sender could go on for
+    /// [`wait_readable`](SocketDeadline::wait_readable) does: otherwise a sender could go on for
     /// ever as long as there is always a little room.
-    fn wait_for_room(self, fd: impl AsFd) -> io::Result<bool>;
+    fn wait_writable(self, fd: impl AsFd) -> io::Result<bool>;
 
     /// The error of a sender when the deadline has passed.
     fn too_late_to_send(self) -> SendErrorKind;
@@ -36,12 +36,12 @@ pub(crate) trait SocketDeadline {
 }
 
 impl SocketDeadline for Deadline {
-    fn wait_for_input(self, fd: impl AsFd) -> io::Result<bool> {
-        Ok(!self.has_passed() && poll::wait_for_input(fd, self.instant())?)
+    fn wait_readable(self, fd: impl AsFd) -> io::Result<bool> {
+        Ok(!self.has_passed() && poll::wait_readable(fd, self.instant())?)
     }
 
-    fn wait_for_room(self, fd: impl AsFd) -> io::Result<bool> {
-        Ok(!self.has_passed() && poll::wait_for_room(fd, self.instant())?)
+    fn wait_writable(self, fd: impl AsFd) -> io::Result<bool> {
+        Ok(!self.has_passed() && poll::wait_writable(fd, self.instant())?)
     }
 
     fn too_late_to_send(self) -> SendErrorKind {

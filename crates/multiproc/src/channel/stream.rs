@@ -44,7 +44,7 @@ const SKIPPED: usize = 64 << 10;
 
 /// Makes this process the owner of `fd`.
 fn claim(fd: impl AsFd) -> io::Result<()> {
-    record_lock::claim(fd)?.map_err(|pid| {
+    record_lock::try_lock(fd)?.map_err(|pid| {
         let what = format!("process {pid} uses this end of the connection; over TCP, only one process can");
         io::Error::new(io::ErrorKind::ResourceBusy, what)
     })
@@ -332,7 +332,7 @@ impl Tx {
                     }
                 }
             }
-            if !deadline.wait_for_room(&self.socket).map_err(SendErrorKind::Io)? {
+            if !deadline.wait_writable(&self.socket).map_err(SendErrorKind::Io)? {
                 let outbox = lock(&self.outbox);
                 return match *ours {
                     None => Err(deadline.too_late_to_send()),
@@ -479,7 +479,7 @@ impl Rx {
             if let Gathered::Whole(kind, bytes) = self.step(limit, true).map_err(RecvErrorKind::Io)?? {
                 return Ok((kind, bytes));
             }
-            if deadline.has_passed() || !deadline.wait_for_input(&self.socket).map_err(RecvErrorKind::Io)? {
+            if deadline.has_passed() || !deadline.wait_readable(&self.socket).map_err(RecvErrorKind::Io)? {
                 return Err(deadline.too_late_to_receive());
             }
         }
@@ -494,7 +494,7 @@ impl Rx {
                 // The next receive returns the error again.
                 Ok(Gathered::Whole(..)) | Err(_) => return Ok(true),
             }
-            if deadline.has_passed() || !deadline.wait_for_input(&self.socket)? {
+            if deadline.has_passed() || !deadline.wait_readable(&self.socket)? {
                 return Ok(false);
             }
         }

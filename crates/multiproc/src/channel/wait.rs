@@ -198,7 +198,7 @@ fn wait_until(objects: &[&dyn Waitable], deadline: Option<Instant>) -> io::Resul
         // If one is ready, only look at the others, without sleeping.
         let until = if ready.is_empty() { deadline } else { Some(Instant::now()) };
         let already = ready.len();
-        let woken = poll::wait_readable(&fds, until)?;
+        let woken = poll::wait_any_in(&fds, until)?;
         // Check the time even if descriptors are readable: a peer that sends a long message slowly
         // makes its descriptor readable again and again while the receiver isn't ready.
         let time_is_up = woken.is_empty() || until.is_some_and(|until| until <= Instant::now());

@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use multiproc_os::poller::Poller;
+use multiproc_os::epoll::{Epoll, Trigger, Waker};
 use multiproc_os::{pipe, stdio};
 
 use super::barrier::Barrier;
@@ -209,7 +209,7 @@ pub(crate) fn flush(whose: Whose, deadline: Option<Instant>) {
     let Some(capture) = CAPTURE.here() else { return };
     capture.barrier.wait(deadline, |mark, _| {
         capture.commands().push(Command::Flush { mark, whose });
-        capture.poller.wake();
+        capture.waker.wake();
         Ok(true)
     });
 }
@@ -217,7 +217,10 @@ pub(crate) fn flush(whose: Whose, deadline: Option<Instant>) {
 /// The capture of this process, shared with its thread.
 struct Capture {
     options: Mutex<OutputCapture>,
-    poller: Poller,
+    /// The readers of all captured streams.
+    epoll: Epoll,
+    /// Wakes the thread for a command.
+    waker: Waker,
     commands: Mutex<Commands>,
     barrier: Barrier,
 }
@@ -259,14 +262,19 @@ fn here_or_launch(options: &OutputCapture) -> io::Result<Arc<Capture>> {
     CAPTURE.here_or_launch("multiproc-output", || Capture::new(options.clone()), Capture::serve)
 }
 
+/// The token of the waker; those of sources are small.
+const WAKE: u64 = u64::MAX;
+
 /// The most bytes that are read at a time.
 const CHUNK: usize = 64 * 1024;
 
 impl Capture {
     fn new(options: OutputCapture) -> io::Result<Capture> {
+        let epoll = Epoll::new()?;
         Ok(Capture {
             options: Mutex::new(options),
-            poller: Poller::new()?,
+            waker: Waker::new(&epoll, WAKE)?,
+            epoll,
             commands: Mutex::default(),
             barrier: Barrier::default(),
         })
@@ -295,7 +303,7 @@ impl Capture {
             let (reader, writer) = pipe::pair()?;
             let token = 2 * id.0 + number as u64 - 1;
             // If registering the second fails, the first reads as ended, and is removed.
-            self.poller.add(&reader, token)?;
+            self.epoll.add(&reader, token, Trigger::Level)?;
             commands.push(Command::Read(
                 token,
                 Source { id, process: process.clone(), stream, reader, lines: Lines::default() },
@@ -310,7 +318,7 @@ impl Capture {
         self.barrier.adopt();
         let mut sources = BTreeMap::new();
         let mut buffer = vec![0; CHUNK];
-        while let Ok(tokens) = self.poller.wait() {
+        while let Ok(tokens) = self.epoll.wait() {
             let commands = std::mem::take(&mut self.commands().waiting);
             let mut flushes = Vec::new();
             for command in commands {
@@ -319,7 +327,7 @@ impl Capture {
                     Command::Flush { mark, whose } => flushes.push((mark, whose)),
                 }
             }
-            for token in tokens {
+            for token in tokens.into_iter().filter(|token| *token != WAKE) {
                 // One chunk each, so that a process that never pauses doesn't delay the others.
                 self.read(&mut sources, token, CHUNK, &mut buffer);
             }
@@ -366,7 +374,7 @@ impl Capture {
         }
         if let Some(mut source) = sources.remove(&token) {
             self.finish(&mut source);
-            self.poller.remove(&source.reader);
+            let _ = self.epoll.remove(&source.reader);
         }
     }
 

@@ -220,7 +220,7 @@ pub(crate) fn flush(deadline: Option<Instant>) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result.map(|()| true),
             }
-            if !poll::wait_for_room(&relay.writer, until)? {
+            if !poll::wait_writable(&relay.writer, until)? {
                 return Ok(false);
             }
         }

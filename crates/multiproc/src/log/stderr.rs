@@ -103,7 +103,7 @@ impl ::log::Log for Logger {
 
 /// Prints a record of the process `name`.
 pub(crate) fn print(level: Level, name: &str, message: fmt::Arguments<'_>) {
-    multiproc_os::stdio::tell(&format!("[{level}/{name}] {message}\n"));
+    multiproc_os::stdio::write_message(&format!("[{level}/{name}] {message}\n"));
 }
 
 /// Whether this is the logger of the `log` crate.

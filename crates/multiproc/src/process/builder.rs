@@ -432,7 +432,7 @@ impl<R: Run> Process<R> {
             StartMethod::Fork => (Some(self.run), None),
             _ => (None, Some(self.run.pack(Private(())).map_err(|refused| StartError::refused(&name, refused))?)),
         };
-        lifeline::look();
+        lifeline::check();
         let Some(in_flight) = at_exit::InFlight::begin() else { return Err(StartError::Exiting { process: name }) };
         ctrl_c::arm();
         children::sweep();

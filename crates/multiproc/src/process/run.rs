@@ -237,7 +237,7 @@ where
         };
         let (value, failure) = run.run().settle();
         if let Some(failure) = &failure {
-            multiproc_os::stdio::tell(&format!("Process {}:\nError: {failure}\n", current_process().name()));
+            multiproc_os::stdio::write_message(&format!("Process {}:\nError: {failure}\n", current_process().name()));
         }
         match codec::let_panics_pass(|| codec::encode(&[], &value)) {
             Ok(value) => Report::Returned { value, failed: failure.is_some() },

@@ -213,7 +213,7 @@ extern "C" fn on_exit() {
 /// Runs all exit steps; the caller only has to exit.
 pub(crate) fn run() {
     interrupt::hold();
-    lifeline::look();
+    lifeline::check();
     /// The process that has begun its end. A copy made by fork(2) elsewhere has its own end to
     /// come.
     static ENDING: AtomicI32 = AtomicI32::new(0);

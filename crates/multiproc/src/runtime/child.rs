@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use multiproc_os::errno::{ECHILD, EPERM, ESRCH};
 use multiproc_os::interrupt::{self, Registered};
 use multiproc_os::signal::{SIGINT, SIGKILL};
-use multiproc_os::{lifeline, pidfd, threads};
+use multiproc_os::{lifeline, pidfd, poll, threads};
 use serde::de::DeserializeOwned;
 
 use super::{children, out_of_memory, test_binary};
@@ -172,7 +172,7 @@ impl ChildRecord {
                 // Another part of the program has reaped it, or is about to. Or it is not a child
                 // of this process: this is a copy of its parent, and the parent may not have reaped
                 // it.
-                if pidfd::wait_any([&self.pidfd], Some(Instant::now()))? == [false] {
+                if !poll::wait_readable(&self.pidfd, Some(Instant::now()))? {
                     return Ok(None);
                 }
                 let is_ours = self.parent == threads::getpid();
@@ -305,7 +305,7 @@ impl ChildRecord {
             if has_ended && !pidfd::wait_for_status(&self.pidfd, deadline)? {
                 return Ok(None);
             }
-            [has_ended] = pidfd::wait_any([&self.pidfd], deadline)?;
+            has_ended = poll::wait_readable(&self.pidfd, deadline)?;
             if !has_ended {
                 return Ok(None);
             }
@@ -352,7 +352,7 @@ impl ChildRecord {
             Err(error) if error.raw_os_error() == Some(EPERM) => {
                 if signal == SIGKILL && self.cut_lifeline() {
                     let deadline = Instant::now().checked_add(LONGEST);
-                    if pidfd::wait_any([&self.pidfd], deadline)? == [true] {
+                    if poll::wait_readable(&self.pidfd, deadline)? {
                         return Ok(());
                     }
                 }

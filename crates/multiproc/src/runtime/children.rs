@@ -162,7 +162,7 @@ pub(crate) fn end() {
         }
         signalled.extend(fresh);
         let fds: Vec<_> = alive.iter().map(|child| child.exit_fd()).collect();
-        let ended = poll::wait_readable(&fds, deadline.flatten());
+        let ended = poll::wait_any_in(&fds, deadline.flatten());
         if matches!(&ended, Ok(ended) if ended.is_empty()) {
             for child in alive.iter().filter(is_ended) {
                 log::event(log::Level::Info, format_args!("calling kill() for daemon {}", child.name));

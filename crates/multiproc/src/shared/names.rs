@@ -147,7 +147,7 @@ impl Incumbent {
         }
         let _ = fd_passing::try_send(&socket, &Request::Greet.to_bytes());
         let answers = || matches!(socket::try_read(&socket, &mut [0; 1]), Ok(1..));
-        match poll::wait_for_input(&socket, Some(patience)) {
+        match poll::wait_readable(&socket, Some(patience)) {
             // Any answer counts. The first read may give an error, if the owner has closed without
             // reading the request.
             Ok(true) if answers() || answers() => stays,
@@ -181,7 +181,7 @@ fn ask(name: &str, request: Request, deadline: Instant) -> Result<Found, NameErr
             (Answer::NotServed, _) => return Err(owner.refuses(NameRefusal::NotServed)),
             (Answer::Failed(errno), _) => {
                 let source = match errno {
-                    ETOOMANYREFS => io::Error::new(io::ErrorKind::QuotaExceeded, fd_passing::TOO_MANY_ON_THEIR_WAY),
+                    ETOOMANYREFS => io::Error::new(io::ErrorKind::QuotaExceeded, fd_passing::TOO_MANY_IN_FLIGHT),
                     _ => io::Error::from_raw_os_error(errno),
                 };
                 return Err(match source.kind() {
@@ -242,7 +242,7 @@ impl<'a> Owner<'a> {
         let fds: Vec<BorrowedFd<'_>> =
             std::iter::once(self.socket.as_fd()).chain(life.as_ref().map(AsFd::as_fd)).collect();
         loop {
-            let ready = poll::wait_readable(&fds, Some(deadline)).map_err(|error| self.io(error))?;
+            let ready = poll::wait_any_in(&fds, Some(deadline)).map_err(|error| self.io(error))?;
             match ready.first() {
                 None => return Err(NameError::Timeout { name: self.name.into(), owner: self.pid }),
                 Some(0) => {

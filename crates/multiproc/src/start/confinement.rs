@@ -131,7 +131,7 @@ pub(crate) fn await_word(socket: OwnedFd) -> Word {
         Ok(packet) if packet.kind == kind::GO_AHEAD && packet.front().is_empty() => Word::Go,
         Ok(packet) if packet.kind == kind::GO_AHEAD => match Settings::from_bytes(packet.front()) {
             // The umask is set without being read first: it can only be read by setting it.
-            Some(settings) if settings.take_on(&Settings::current(None)).is_ok() => Word::GoAndTell,
+            Some(settings) if settings.apply(&Settings::current(None)).is_ok() => Word::GoAndTell,
             _ => Word::Unfit,
         },
         _ => Word::Leave,

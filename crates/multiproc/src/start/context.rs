@@ -99,7 +99,7 @@ pub(crate) fn send<'a>(
     given: Option<&'a Streams>,
     mut send: impl FnMut(Context, &Outgoing<'a>) -> io::Result<()>,
 ) -> io::Result<Outgoing<'a>> {
-    stdio::again_if_closed(|| {
+    stdio::retry_if_closed(|| {
         let (context, outgoing) = current(known, here, given)?;
         send(context, &outgoing).map(|()| outgoing)
     })

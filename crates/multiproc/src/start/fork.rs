@@ -118,7 +118,7 @@ fn run_child(
         // The copy needs no descriptors: everything is in its memory.
         run_child::run_child(spec, std::iter::empty(), socket, StartAck::WithPidfd, None, AssertUnwindSafe(task))
     }));
-    fork::leave(REFUSED)
+    fork::exit_without_handlers(REFUSED)
 }
 
 /// The parent's side after the fork: waits until the child says that it has its own signal

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use multiproc_os::clone::{self, Side, ThreadState};
 use multiproc_os::pid_slots::{PidSlots, SLOTS};
-use multiproc_os::{directory, environment, fd_passing, lifeline, namespace, pidfd, threads};
+use multiproc_os::{directory, environment, fd_passing, lifeline, namespace, pidfd, poll, threads};
 use serde::{Deserialize, Serialize};
 
 use super::confinement::{Fit, Made, Moment};
@@ -445,7 +445,7 @@ impl ServerProcess {
         let deadline = Instant::now().checked_add(patience);
         let mut early = None;
         loop {
-            let [answered, server_died] = pidfd::wait_any([&socket, self.copy.pidfd()], deadline)
+            let [answered, server_died] = poll::wait_any([&socket, self.copy.pidfd()], deadline)
                 .map_err(fail("waiting for its server failed"))?;
             if !answered && !server_died {
                 return Err(self.copy.useless(name, HandshakeErrorKind::Timeout(patience)));
@@ -507,7 +507,7 @@ impl ServerProcess {
     /// Whether the server, which seems to have closed its sockets, ends within a moment.
     fn is_dying(&self) -> bool {
         let moment = Instant::now().checked_add(Duration::from_millis(100));
-        pidfd::wait_any([self.copy.pidfd()], moment).is_ok_and(|ready| ready == [true])
+        poll::wait_readable(self.copy.pidfd(), moment).is_ok_and(|ended| ended)
     }
 
     fn garbage(&self, name: &str, what: String) -> StartError {

@@ -11,7 +11,7 @@ use multiproc_os::credentials::{Capabilities, Ids};
 use multiproc_os::errno::ESRCH;
 use multiproc_os::interrupt::{self, Registered};
 use multiproc_os::signal::SIGKILL;
-use multiproc_os::{exec, fd_passing, pidfd, threads};
+use multiproc_os::{exec, fd_passing, pidfd, poll, threads};
 
 use super::error::{HandshakeError, HandshakeErrorKind, StartError};
 use super::host;
@@ -142,7 +142,7 @@ impl Copy {
     /// Waits until a descriptor is ready, for at most [`PATIENCE`].
     fn wait<const N: usize>(&self, name: &str, fds: [&dyn AsFd; N]) -> Result<[bool; N], StartError> {
         let deadline = Instant::now().checked_add(PATIENCE);
-        let ready = pidfd::wait_any(fds, deadline).map_err(StartError::io(name, "waiting for its answer failed"))?;
+        let ready = poll::wait_any(fds, deadline).map_err(StartError::io(name, "waiting for its answer failed"))?;
         if ready == [false; N] {
             return Err(self.useless(name, HandshakeErrorKind::Timeout(PATIENCE)));
         }
@@ -169,7 +169,7 @@ impl Copy {
         // If it ends by itself, its status says more than that of a kill. It gets a moment between
         // the close of its socket and its end.
         let moment = Instant::now().checked_add(Duration::from_millis(100));
-        let _ = pidfd::wait_any([self.pidfd()], moment);
+        let _ = poll::wait_readable(self.pidfd(), moment);
         let status = self.end();
         StartError::Handshake { process: name.into(), source: HandshakeError::ended(kind, self.pid, status) }
     }
@@ -181,8 +181,8 @@ impl Copy {
         // itself.
         let _ = fd_passing::hang_up(socket);
         let _ = pidfd::send_signal(pidfd, SIGKILL);
-        let reaped = match pidfd::wait_any([pidfd], Instant::now().checked_add(PATIENCE)) {
-            Ok([true]) => pidfd::reap_ended(pidfd),
+        let reaped = match poll::wait_readable(pidfd, Instant::now().checked_add(PATIENCE)) {
+            Ok(true) => pidfd::reap_ended(pidfd),
             _ => pidfd::reap(pidfd),
         };
         match reaped {
@@ -248,7 +248,7 @@ impl Answer {
 pub(crate) fn answer_of_child(name: &str, socket: &OwnedFd) -> Result<Answer, StartError> {
     let handshake = |kind| StartError::handshake(name, kind);
     let deadline = Instant::now().checked_add(PATIENCE);
-    pidfd::wait_any([socket], deadline).map_err(StartError::io(name, "waiting for its answer failed"))?;
+    poll::wait_readable(socket, deadline).map_err(StartError::io(name, "waiting for its answer failed"))?;
     match packet::receive(socket, false) {
         Ok(packet) => Answer::of(name, packet, |kind| handshake(HandshakeErrorKind::unexpected(kind))),
         Err(PacketError::Closed) => Ok(Answer::default()),

@@ -46,7 +46,7 @@ pub(crate) fn install(name: &str, socket: &OwnedFd) {
             // this one.
             return previous(info);
         }
-        multiproc_os::stdio::tell(&format!("Process {name}:\n"));
+        multiproc_os::stdio::write_message(&format!("Process {name}:\n"));
         previous(info);
         let panic =
             Panic { message: message(info.payload()), location: info.location().map(|location| location.to_string()) };

@@ -39,7 +39,7 @@ pub(crate) fn say_why(socket: &OwnedFd, reason: &str) {
 
 /// Ends this process, and says why on stderr.
 pub(super) fn leave(reason: &str) -> ! {
-    stdio::tell(&format!("multiproc (pid {}): {reason}\n", threads::getpid()));
+    stdio::write_message(&format!("multiproc (pid {}): {reason}\n", threads::getpid()));
     std::process::exit(REFUSED)
 }
 
@@ -93,7 +93,7 @@ pub(crate) fn run_child(
         match lifeline::arm(&socket) {
             Ok(true) => {}
             // The parent is already gone, or has killed this process through its lifeline.
-            Ok(false) => lifeline::end(),
+            Ok(false) => lifeline::kill_self(),
             Err(_) => leave_with(REFUSED),
         }
     }
@@ -148,7 +148,7 @@ pub(crate) fn run_child(
     let report = report.send(&socket);
     if let Report::Failed(failure @ (Failure::Arguments(_) | Failure::Encode(_))) = &report {
         let reason = JoinErrorKind::from(failure.clone());
-        stdio::tell(&format!("Process {name}: {reason}\n"));
+        stdio::write_message(&format!("Process {name}: {reason}\n"));
     }
     at_exit::run();
     log::event(log::Level::Info, format_args!("process exiting with exitcode {}", report.exit_code()));
@@ -173,7 +173,7 @@ pub(crate) fn leave_with(code: i32) -> ! {
         leave(code);
     }
     if fork::is_copy() {
-        multiproc_os::fork::leave(code);
+        multiproc_os::fork::exit_without_handlers(code);
     }
     multiproc_os::at_exit::exit(code)
 }
@@ -182,7 +182,7 @@ pub(crate) fn leave_with(code: i32) -> ! {
 fn limit_memory(options: &Options, limit: u64, socket: &OwnedFd) {
     let message = packet::encode(kind::FAILED, &codec::pack(&Failure::MemoryLimit { limit }));
     if let Err(error) = memory_watch::arm(socket.as_raw_fd(), message) {
-        stdio::tell(&format!("Process {}: {error}\n", current::current_process().name()));
+        stdio::write_message(&format!("Process {}: {error}\n", current::current_process().name()));
     }
     // This can't fail: `Options::apply` has checked that the value is within the hard limit.
     let _ = options.limit_memory();

@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use multiproc_os::signal::{self, SIGKILL};
-use multiproc_os::{directory, fd_passing, interrupt, pidfd, prefault, threads};
+use multiproc_os::{directory, fd_passing, interrupt, pidfd, poll, prefault, threads};
 
 use super::confinement::{Fit, Moment};
 use super::context::{self, Known};
@@ -356,7 +356,7 @@ pub(crate) fn end(process: &Started, socket: &OwnedFd) {
         // itself.
         let _ = fd_passing::hang_up(socket);
         let _ = pidfd::send_signal(pidfd, SIGKILL);
-        let _ = pidfd::wait_any([pidfd], Instant::now().checked_add(handshake::PATIENCE));
+        let _ = poll::wait_readable(pidfd, Instant::now().checked_add(handshake::PATIENCE));
         let _ = pidfd::reap(pidfd);
     }
 }

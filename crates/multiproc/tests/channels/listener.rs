@@ -681,7 +681,7 @@ fn killed_listener() {
 #[multiproc::test]
 fn concurrent_handshakes_are_limited() {
     let listener = Listener::bind(Address::unique(), key()).unwrap();
-    let is_readable = || multiproc_os::poll::wait_for_input(listener.as_fd(), Some(Instant::now())).unwrap();
+    let is_readable = || multiproc_os::poll::wait_readable(listener.as_fd(), Some(Instant::now())).unwrap();
     let _many: Vec<_> = (0..100).map(|_| raw(&listener)).collect();
     assert!(is_readable());
     assert!(listener.try_accept::<u8, u8>().unwrap_err().is_empty());
@@ -726,7 +726,7 @@ fn open_file_limit() {
 #[multiproc::test]
 fn silent_client_and_readiness() {
     let is_readable = |listener: &Listener, wait: Duration| {
-        multiproc_os::poll::wait_for_input(listener.as_fd(), Some(Instant::now() + wait)).unwrap()
+        multiproc_os::poll::wait_readable(listener.as_fd(), Some(Instant::now() + wait)).unwrap()
     };
     let mut listener = Listener::bind(Address::unique(), key()).unwrap();
     listener.set_handshake_timeout(Duration::from_millis(500));
@@ -923,7 +923,7 @@ fn killed_sender() {
     let listener = Listener::bind(local(), key()).unwrap();
     let (ours, theirs) = connected::<(), ()>(&listener);
     let child = Ends(Process::new(send, (ours.sender().clone(),)).start().unwrap());
-    assert!(multiproc_os::poll::wait_for_input(theirs.as_fd(), Some(Instant::now() + LONG)).unwrap());
+    assert!(multiproc_os::poll::wait_readable(theirs.as_fd(), Some(Instant::now() + LONG)).unwrap());
     child.kill().unwrap();
     child.wait_timeout(LONG).unwrap().expect("timed out");
     assert!(ours.sender().send_bytes_timeout(b"small", LONG).unwrap_err().is_disconnected());
@@ -948,7 +948,7 @@ fn killed_receiver() {
         let (ours, theirs) = connected::<(), ()>(&listener);
         let error = theirs.sender().try_send_bytes(&large()).unwrap_err();
         assert!(matches!(error.kind(), multiproc::connection::SendErrorKind::Unfinished), "{error}");
-        assert!(multiproc_os::poll::wait_for_input(ours.as_fd(), Some(Instant::now() + LONG)).unwrap());
+        assert!(multiproc_os::poll::wait_readable(ours.as_fd(), Some(Instant::now() + LONG)).unwrap());
         let polled = Queue::new().unwrap();
         let child = Ends(Process::new(poll, (ours.receiver().clone(), polled.clone(), drops)).start().unwrap());
         assert!(!polled.get_timeout(LONG).unwrap(), "the message is incomplete");

@@ -44,7 +44,7 @@ fn burst(how: u32) {
         3 => until_it_is_given_back(|| {
             // The descriptor becomes readable when it is time.
             use std::os::fd::AsFd;
-            let _ = multiproc_os::poll::wait_for_input(queue.as_fd(), None);
+            let _ = multiproc_os::poll::wait_readable(queue.as_fd(), None);
             assert!(matches!(queue.try_get(), Err(GetError::Empty)));
         }),
         // A producer goes on, and no process takes anything.

@@ -121,7 +121,7 @@ fn own_handle_is_a_consumer() {
 }
 
 fn readable(fd: impl AsFd) -> bool {
-    multiproc_os::poll::wait_for_input(fd, Some(Instant::now() + Duration::from_millis(10))).unwrap()
+    multiproc_os::poll::wait_readable(fd, Some(Instant::now() + Duration::from_millis(10))).unwrap()
 }
 
 fn take_one(consumer: Consumer<u32>) {
@@ -167,7 +167,7 @@ for_each_method! {
 
 fn tell_when_readable(consumer: Consumer<u32>, ready: Queue<u32>) -> u32 {
     let set = multiproc_os::epoll::Epoll::new().unwrap();
-    set.add(consumer.as_fd(), 7, multiproc_os::epoll::Often::Always).unwrap();
+    set.add(consumer.as_fd(), 7, multiproc_os::epoll::Trigger::Level).unwrap();
     ready.put(0).unwrap();
     loop {
         assert_eq!(set.wait().unwrap(), [7]);

@@ -105,7 +105,7 @@ fn killed_costs_no_start() {
             let pid = standby();
             if let Ok(pidfd) = multiproc_os::pidfd::open(pid) {
                 multiproc_os::pidfd::send_signal(&pidfd, libc::SIGKILL).unwrap();
-                multiproc_os::pidfd::wait_any([&pidfd], None).unwrap();
+                multiproc_os::poll::wait_readable(&pidfd, None).unwrap();
             }
             assert_eq!(Process::new(|| 7, ()).start().unwrap().join().unwrap(), 7);
         }

@@ -175,7 +175,7 @@ fn killed_server_is_replaced() {
                 let pidfd = multiproc_os::pidfd::open(server).unwrap();
                 multiproc_os::pidfd::send_signal(&pidfd, libc::SIGKILL).unwrap();
                 if round > 0 {
-                    multiproc_os::pidfd::wait_any([&pidfd], None).unwrap();
+                    multiproc_os::poll::wait_readable(&pidfd, None).unwrap();
                 }
                 assert_eq!(Process::new(|| 7, ()).start().unwrap().join().unwrap(), 7);
             }

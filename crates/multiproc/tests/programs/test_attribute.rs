@@ -30,8 +30,7 @@ fn run(tests: &[&str], threads: usize) -> Run {
     command.env("LEAVE", "1").env("RUST_BACKTRACE", "0").env_remove("NEXTEST_EXECUTION_MODE");
     let mut binary = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let pidfd = multiproc_os::pidfd::open(binary.id() as i32).unwrap();
-    let ended = multiproc_os::pidfd::wait_any([&pidfd.as_fd()], Some(Instant::now() + LONG)).unwrap();
-    let hangs = ended == [false];
+    let hangs = !multiproc_os::poll::wait_readable(pidfd.as_fd(), Some(Instant::now() + LONG)).unwrap();
     if hangs {
         binary.kill().unwrap();
     }

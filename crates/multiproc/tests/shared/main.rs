@@ -12,6 +12,7 @@ mod shared;
 mod array;
 mod array_threads;
 mod names;
+mod names_owner;
 mod shareable_list;
 mod shared_bytes;
 mod shared_memory;

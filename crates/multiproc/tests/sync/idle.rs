@@ -161,7 +161,7 @@ for_each_method! {
     fn readable_fd_after_death_of_worker(method) {
         use std::os::fd::AsFd;
         let (tasks, ready) = (JoinableQueue::<u64>::new().unwrap(), Queue::<u32>::new().unwrap());
-        let is_readable = |time| multiproc_os::poll::wait_for_input(tasks.as_fd(), Some(std::time::Instant::now() + time)).unwrap();
+        let is_readable = |time| multiproc_os::poll::wait_readable(tasks.as_fd(), Some(std::time::Instant::now() + time)).unwrap();
         assert!(matches!(tasks.try_get(), Err(multiproc::queue::GetError::Empty)));
         tasks.put(5).unwrap();
         let worker = Ends(Process::new(take_and_wait, (tasks.clone(), ready.clone())).start_method(method).start().unwrap());

@@ -52,7 +52,7 @@ pub(crate) fn wait(word: &(impl Futex + ?Sized), expected: u32, deadline: Option
     }
     if deadline.is_some() && local(|local| local.impatient.get()) && Location::caller().file().ends_with(BY_WAIT_QUEUE)
     {
-        return Woken::Late;
+        return Woken::Timeout;
     }
     let mut sleepers = SLEEPERS.lock().unwrap();
     // `futex_hb_waiters_inc` is a full barrier.
@@ -83,7 +83,7 @@ const BY_WAIT_QUEUE: &str = "wait_queue.rs";
 /// Makes a second pass for all that sleep now, after which they look at their word.
 pub(crate) fn expire() {
     for sleeper in SLEEPERS.lock().unwrap().iter_mut().filter(|sleeper| sleeper.woken.is_none()) {
-        sleeper.woken = Some(Woken::Late);
+        sleeper.woken = Some(Woken::Timeout);
         sleeper.condvar.notify_one();
     }
 }

@@ -18,10 +18,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use multiproc_os::close_on_fork::CloseOnFork;
-use multiproc_os::epoll::Epoll;
+use multiproc_os::epoll::{Epoll, Trigger, Waker};
 use multiproc_os::errno::{EACCES, EINVAL, EIO, EMFILE, ENFILE, ETOOMANYREFS};
 use multiproc_os::fork_local::ForkLocal;
-use multiproc_os::poller::Poller;
 use multiproc_os::robust::copy_number;
 use multiproc_os::{fd_passing, signal, socket};
 
@@ -43,6 +42,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Set in the key of a client, and not in that of a name.
 const CLIENT: u64 = 1 << 62;
 
+/// The key of the waker.
+const WAKE: u64 = u64::MAX;
+
 /// The names of this process, and their keeper. A fork copy of the process has none.
 static NAMES: ForkLocal<Mutex<Names>> = ForkLocal::new();
 
@@ -58,15 +60,17 @@ struct Names {
 
 /// The thread, as seen by the others.
 struct Keeper {
-    /// What the thread waits at. A thread that finds another poller here, or none, has been
+    /// The set that the thread waits for. A thread that finds another set here, or none, has been
     /// dismissed.
-    poller: Arc<Poller>,
+    epoll: Arc<Epoll>,
+    /// Wakes the thread when it is dismissed. The thread shares it, so that it exists until then.
+    waker: Arc<Waker>,
     thread: JoinHandle<()>,
     names: HashMap<u64, Name>,
 }
 
 struct Name {
-    /// Listens. It is in the poller's set, except during a pause for lack of descriptors.
+    /// Listens. It is in the epoll set, except during a pause for lack of descriptors.
     socket: CloseOnFork,
     offer: Weak<dyn Offer>,
     is_live: Arc<AtomicBool>,
@@ -138,7 +142,7 @@ pub(super) fn keep(socket: CloseOnFork, offer: Weak<dyn Offer>) -> io::Result<Pu
         none => none.insert(Keeper::launch()?),
     };
     let is_live = Arc::new(AtomicBool::new(true));
-    let added = keeper.poller.add(&socket, key);
+    let added = keeper.epoll.add(&socket, key, Trigger::Level);
     if added.is_ok() {
         keeper.names.insert(key, Name { socket, offer, is_live: is_live.clone() });
     }
@@ -148,11 +152,17 @@ pub(super) fn keep(socket: CloseOnFork, offer: Weak<dyn Offer>) -> io::Result<Pu
 
 impl Keeper {
     fn launch() -> io::Result<Keeper> {
-        let poller = Arc::new(Poller::new()?);
-        let its = poller.clone();
+        let epoll = Arc::new(Epoll::new()?);
+        let waker = Arc::new(Waker::new(&epoll, WAKE)?);
+        let (its_epoll, its_waker) = (epoll.clone(), waker.clone());
         let thread = thread::Builder::new().name("multiproc-names".into()).stack_size(256 << 10);
-        let thread = signal::with_signals_blocked(|| thread.spawn(move || serve(&its)))?;
-        Ok(Keeper { poller, thread, names: HashMap::new() })
+        let thread = signal::with_signals_blocked(|| {
+            thread.spawn(move || {
+                serve(&its_epoll);
+                drop(its_waker);
+            })
+        })?;
+        Ok(Keeper { epoll, waker, thread, names: HashMap::new() })
     }
 }
 
@@ -164,36 +174,36 @@ impl Names {
             name.is_live.store(false, Relaxed);
             // Closing alone isn't enough: a fork copy that hasn't closed the socket would keep it
             // in the epoll set.
-            keeper.poller.remove(&name.socket);
+            let _ = keeper.epoll.remove(&name.socket);
         }
         self.dismiss_if_idle();
     }
 
     fn dismiss_if_idle(&mut self) {
-        if let Some(Keeper { poller, thread, .. }) = self.keeper.take_if(|keeper| keeper.names.is_empty()) {
-            poller.wake();
+        if let Some(Keeper { waker, thread, .. }) = self.keeper.take_if(|keeper| keeper.names.is_empty()) {
+            waker.wake();
             self.dismissed.retain(|thread| !thread.is_finished());
             self.dismissed.push(thread);
         }
     }
 
-    /// Returns the keeper, if this is its poller.
-    fn of(&mut self, poller: &Arc<Poller>) -> Option<&mut Keeper> {
-        self.keeper.as_mut().filter(|keeper| Arc::ptr_eq(&keeper.poller, poller))
+    /// Returns the keeper, if this is its epoll set.
+    fn of(&mut self, epoll: &Arc<Epoll>) -> Option<&mut Keeper> {
+        self.keeper.as_mut().filter(|keeper| Arc::ptr_eq(&keeper.epoll, epoll))
     }
 }
 
 /// The main loop of the thread.
-fn serve(poller: &Arc<Poller>) {
+fn serve(epoll: &Arc<Epoll>) {
     IS_KEEPER.set(true);
     let mut reception =
-        Requests { poller, clients: BTreeMap::new(), next_key: CLIENT, spare: spare(), paused: Vec::new() };
+        Requests { epoll, clients: BTreeMap::new(), next_key: CLIENT, spare: spare(), paused: Vec::new() };
     while let Some(deadline) = reception.deadline() {
-        let Ok(keys) = poller.wait_until(deadline) else {
-            // Other code has closed the poller's descriptor. No client could be answered any more,
+        let Ok(keys) = epoll.wait_until(deadline) else {
+            // Other code has closed the set's descriptor. No client could be answered any more,
             // so the names are given up.
             let mut names = lock();
-            if let Some(keeper) = names.of(poller) {
+            if let Some(keeper) = names.of(epoll) {
                 for name in std::mem::take(&mut keeper.names).into_values() {
                     name.is_live.store(false, Relaxed);
                 }
@@ -202,8 +212,9 @@ fn serve(poller: &Arc<Poller>) {
             return;
         };
         for key in keys {
-            match key & CLIENT {
-                0 => reception.take_in(key),
+            match key {
+                WAKE => {}
+                _ if key & CLIENT == 0 => reception.take_in(key),
                 _ => reception.hear_again(key),
             }
         }
@@ -222,7 +233,7 @@ struct Client {
 
 /// The connected clients, which only the thread uses.
 struct Requests<'a> {
-    poller: &'a Arc<Poller>,
+    epoll: &'a Arc<Epoll>,
     /// Clients that haven't sent a request yet, the oldest first.
     clients: BTreeMap<u64, Client>,
     next_key: u64,
@@ -241,7 +252,7 @@ impl Requests<'_> {
     /// The time at which there is something to do if no client sends anything. `None` if the thread
     /// has been dismissed.
     fn deadline(&self) -> Option<Option<Instant>> {
-        lock().of(self.poller)?;
+        lock().of(self.epoll)?;
         let silent = self.clients.values().next().map(|client| client.deadline);
         Some(silent.into_iter().chain(self.paused.iter().map(|(_, until)| *until)).min())
     }
@@ -249,7 +260,7 @@ impl Requests<'_> {
     /// Calls `act` with a name, if it still exists.
     fn with_name<T>(&self, key: u64, act: impl FnOnce(&Name) -> T) -> Option<T> {
         let mut names = lock();
-        let name = names.of(self.poller)?.names.get(&key)?;
+        let name = names.of(self.epoll)?.names.get(&key)?;
         Some(act(name))
     }
 
@@ -286,7 +297,7 @@ impl Requests<'_> {
         }
         let key = self.next_key;
         self.next_key += 1;
-        match self.poller.add(&client.socket, key) {
+        match self.epoll.add(&client.socket, key, Trigger::Level) {
             Ok(()) => drop(self.clients.insert(key, client)),
             Err(error) => say(&client.socket, Answer::Failed(error.raw_os_error().unwrap_or(EIO))),
         }
@@ -296,7 +307,7 @@ impl Requests<'_> {
     fn hear_again(&mut self, key: u64) {
         if let Some(client) = self.take_out(key)
             && let Some(client) = self.hear(client)
-            && self.poller.add(&client.socket, key).is_ok()
+            && self.epoll.add(&client.socket, key, Trigger::Level).is_ok()
         {
             self.clients.insert(key, client);
         }
@@ -304,7 +315,7 @@ impl Requests<'_> {
 
     fn take_out(&mut self, key: u64) -> Option<Client> {
         let client = self.clients.remove(&key)?;
-        self.poller.remove(&client.socket);
+        let _ = self.epoll.remove(&client.socket);
         Some(client)
     }
 
@@ -399,7 +410,7 @@ impl Requests<'_> {
 
     /// Stops accepting at a name for a while: epoll(7) would report its backlog again and again.
     fn pause(&mut self, key: u64) {
-        self.with_name(key, |name| self.poller.remove(&name.socket));
+        self.with_name(key, |name| self.epoll.remove(&name.socket));
         self.paused.push((key, Instant::now() + PAUSE));
     }
 
@@ -408,7 +419,7 @@ impl Requests<'_> {
         let (over, paused) = std::mem::take(&mut self.paused).into_iter().partition(|(_, until)| *until <= now);
         self.paused = paused;
         for (key, _) in over {
-            if let Some(Err(_)) = self.with_name(key, |name| self.poller.add(&name.socket, key)) {
+            if let Some(Err(_)) = self.with_name(key, |name| self.epoll.add(&name.socket, key, Trigger::Level)) {
                 self.paused.push((key, now + PAUSE));
             }
         }
