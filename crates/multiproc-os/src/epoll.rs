@@ -44,8 +44,8 @@ impl Epoll {
     /// is so already. `trigger` says whether it is reported again.
     ///
     /// # Errors
-    /// `EEXIST` when it is in the set; `ENOSPC` when the user has too many descriptors in such
-    /// sets (`/proc/sys/fs/epoll/max_user_watches`); `ENOMEM`; `EPERM` for a descriptor that can't be
+    /// `EEXIST` when it is in the set; `ENOSPC` when the user has too many descriptors in such sets
+    /// (`/proc/sys/fs/epoll/max_user_watches`); `ENOMEM`; `EPERM` for a descriptor that can't be
     /// waited for, such as a file.
     pub fn add(&self, fd: impl AsFd, token: u64, trigger: Trigger) -> io::Result<()> {
         let flags = match trigger {
@@ -86,7 +86,8 @@ impl Epoll {
     /// descriptors that were ready have been removed meanwhile.
     ///
     /// # Errors
-    /// As [`wait`](Epoll::wait), and `Interrupted` in [`interruptible`](crate::poll::interruptible).
+    /// As [`wait`](Epoll::wait), and `Interrupted` in
+    /// [`interruptible`](crate::poll::interruptible).
     pub fn wait_until(&self, deadline: Option<Instant>) -> io::Result<Vec<u64>> {
         match crate::poll::wait_readable(self, deadline)? {
             true => self.ready(),
@@ -153,8 +154,8 @@ impl Waker {
         Ok(Waker { fd })
     }
 
-    /// Makes the current wait return, or the next one if no thread is waiting. Calls before the wait
-    /// returns count as one.
+    /// Makes the current wait return, or the next one if no thread is waiting. Calls before the
+    /// wait returns count as one.
     pub fn wake(&self) {
         let one = 1_u64.to_ne_bytes();
         if let Err(rustix::io::Errno::AGAIN) = rustix::io::write(&self.fd, &one) {

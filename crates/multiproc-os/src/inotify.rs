@@ -1,10 +1,10 @@
 //! Notification of processes that share a file: inotify(7) on one side, futimens(2) on the other.
 //! The file's contents don't change, only its times.
 //!
-//! An inotify instance can be polled beside pidfds and pipes, which a futex can't, and the notifying
-//! process needs nothing but the file. Instances are scarce, as a user may have 128 of them, and
-//! slow to close (some milliseconds, for the kernel waits until no other processor uses it). So a
-//! process has at most [`MOST`], and keeps them for the next watch.
+//! An inotify instance can be polled beside pidfds and pipes, which a futex can't, and the
+//! notifying process needs nothing but the file. Instances are scarce, as a user may have 128 of
+//! them, and slow to close (some milliseconds, for the kernel waits until no other processor uses
+//! it). So a process has at most [`MOST`], and keeps them for the next watch.
 
 use std::io;
 use std::mem::ManuallyDrop;
@@ -66,8 +66,8 @@ impl Watch {
     ///
     /// # Errors
     /// `EMFILE` when this process has [the most](MOST) such watches, when the user has as many
-    /// inotify instances as `/proc/sys/fs/inotify/max_user_instances` allows, or the process as many
-    /// descriptors as it may have; `ENOENT` when `/proc` is not mounted.
+    /// inotify instances as `/proc/sys/fs/inotify/max_user_instances` allows, or the process as
+    /// many descriptors as it may have; `ENOENT` when `/proc` is not mounted.
     pub fn new(file: impl AsFd) -> io::Result<Watch> {
         let instances = INSTANCES.get();
         let instance = instances.get()?;

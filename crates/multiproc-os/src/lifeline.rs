@@ -63,7 +63,8 @@ pub fn set_made_by_main_thread(by_main_thread: bool) {
 }
 
 /// Arms `socket`: from now on this process is killed when the other end is closed, or [`cut`].
-/// Returns false if that has already happened; the caller should then [kill itself](kill_self()) at once.
+/// Returns false if that has already happened; the caller should then [kill itself](kill_self()) at
+/// once.
 ///
 /// # Errors
 /// As fcntl(2); none is expected on a socket.

@@ -2,8 +2,8 @@
 //! `P_PIDFD`.
 //!
 //! A pidfd refers to one process for good, even after the process's id has been reused. It becomes
-//! readable when the process has ended: [`poll::wait_readable`](crate::poll::wait_readable) waits for
-//! that.
+//! readable when the process has ended: [`poll::wait_readable`](crate::poll::wait_readable) waits
+//! for that.
 
 use std::io;
 use std::mem::MaybeUninit;

@@ -74,7 +74,8 @@ fn fill<const N: usize>(
                 .chain(pipes.iter().flatten().map(|pipe| PollFd::new(pipe, PollFlags::IN)))
                 .collect();
             match poll_until(&mut polled, None) {
-                // The calling thread waits interruptibly, but a part of the output would be useless.
+                // The calling thread waits interruptibly, but a part of the output would be
+                // useless.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 result => result?,
             }

@@ -72,15 +72,15 @@ fn wait_for(fd: impl AsFd, what: PollFlags, deadline: Option<Instant>) -> io::Re
     Ok(!fds[0].revents().is_empty())
 }
 
-/// Calls poll(2) with a deadline: the wait that all functions of this crate go through, except those
-/// that must be async-signal-safe.
+/// Calls poll(2) with a deadline: the wait that all functions of this crate go through, except
+/// those that must be async-signal-safe.
 pub(crate) fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<()> {
     until(deadline, |timeout| poll(fds, timeout))
 }
 
-/// Calls poll(2) once, for at most `milliseconds`; -1 is no limit. Negative descriptors are ignored.
-/// Async-signal-safe, and does not [check](crate::lifeline::check) the lifeline: for signal handlers,
-/// and for the lifeline itself.
+/// Calls poll(2) once, for at most `milliseconds`; -1 is no limit. Negative descriptors are
+/// ignored. Async-signal-safe, and does not [check](crate::lifeline::check) the lifeline: for
+/// signal handlers, and for the lifeline itself.
 pub(crate) fn poll_raw(fds: &mut [libc::pollfd], milliseconds: i32) -> io::Result<usize> {
     // SAFETY: the pointer and the length are those of the slice.
     let ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, milliseconds) };

@@ -186,8 +186,8 @@ pub fn connect_for_packets(name: &[u8], deadline: Option<Instant>) -> io::Result
     connect_with(SocketType::SEQPACKET, SocketAddress::Abstract(name), deadline)
 }
 
-/// Connects to the socket that listens at `address`, waiting until `deadline` at most; tries once if
-/// the deadline has passed already. The socket is close-on-exec.
+/// Connects to the socket that listens at `address`, waiting until `deadline` at most; tries once
+/// if the deadline has passed already. The socket is close-on-exec.
 ///
 /// # Errors
 /// `TimedOut`; `ECONNREFUSED` and `ENOENT` when no process listens there; `EMFILE`, `ENFILE`.

@@ -77,7 +77,8 @@ impl Subscription {
     }
 }
 
-/// Readable when a token was written since the last call of [`has_new_token`](Subscription::has_new_token).
+/// Readable when a token was written since the last call of
+/// [`has_new_token`](Subscription::has_new_token).
 impl AsFd for Subscription {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.set.as_fd()

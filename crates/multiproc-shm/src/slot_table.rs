@@ -5,7 +5,7 @@
 //! A writer holds a lock; a reader holds none, and checks afterwards whether the slot has been
 //! written meanwhile. This is a sequence lock in which each slot has two buffers, so that a process
 //! that dies while it writes leaves the previous content. See "Can Seqlocks Get Along With
-//! Programming Language Memory Models?" by Hans-J. Boehm, and `shared/PROTOCOL.md`,
+//! Programming Language Memory Models?" by Hans-J. Boehm, and `shared/PROTOCOL.md` of `multiproc`,
 //! "ShareableList".
 
 use std::io;

@@ -1,5 +1,5 @@
 //! Checks that the folders of this crate import only those on lower floors, by the table in
-//! ARCHITECTURE.md.
+//! ARCHITECTURE.md, and that the files that the page names exist.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -172,6 +172,22 @@ fn imports_go_down() {
     for place in floors.keys() {
         let exists = files.keys().any(|file| file.split('/').next() == Some(place));
         assert!(exists, "the table has {place}, which is not there");
+    }
+}
+
+/// Every `path/file.rs` that ARCHITECTURE.md names: in this crate, in `multiproc-os`, or from
+/// `crates/`.
+#[test]
+fn named_files_exist() {
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let page = fs::read_to_string(crates.join("../ARCHITECTURE.md")).unwrap();
+    let named: Vec<&str> = page.split('`').skip(1).step_by(2).filter(|name| name.ends_with(".rs")).collect();
+    assert!(named.len() > 50, "{named:?}");
+    for name in named {
+        let exists = ["multiproc/src", "multiproc-os/src", "multiproc-shm/src", ""]
+            .iter()
+            .any(|folder| crates.join(folder).join(name).is_file());
+        assert!(exists, "ARCHITECTURE.md names {name}, which is not there");
     }
 }
 

@@ -89,7 +89,7 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
         grace_period: std::time::Duration::from_secs(5),
         handles_ctrl_c: true,
         standby: true,
-        key: crate::spec::key::Key::none(),
+        key: crate::spec::key::SigningKey::none(),
     };
     let with_tail = |front: Vec<u8>| [front, b"payload".to_vec()].concat();
     match parser {

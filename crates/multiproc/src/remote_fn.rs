@@ -25,7 +25,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Sha256;
 
-use crate::spec::key::Key;
+use crate::spec::key::SigningKey;
 use crate::spec::target::{Callable, CapturesNothing, Carried, Target, for_each_arity};
 
 /// A function that can be sent to another process of this program: as an argument, a field, a
@@ -148,7 +148,7 @@ struct Signed {
 impl<A: 'static, R: 'static> Serialize for RemoteFn<A, R> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let offsets = self.callable.offsets().map_err(serde::ser::Error::custom)?;
-        Signed { offsets, signature: sign::<A, R>(Key::ours(), offsets) }.serialize(serializer)
+        Signed { offsets, signature: sign::<A, R>(SigningKey::ours(), offsets) }.serialize(serializer)
     }
 }
 
@@ -158,7 +158,7 @@ impl<'de, A: 'static, R: 'static> Deserialize<'de> for RemoteFn<A, R> {
     #[allow(unsafe_code)]
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RemoteFn<A, R>, D::Error> {
         let Signed { offsets, signature } = Signed::deserialize(deserializer)?;
-        if !is_same(sign::<A, R>(Key::ours(), offsets), signature) {
+        if !is_same(sign::<A, R>(SigningKey::ours(), offsets), signature) {
             return Err(serde::de::Error::custom(format_args!(
                 "this is not a function of the type RemoteFn<{}, {}> that a process of this run of the program has sent; functions \
                  can't be sent to other programs or through files",
@@ -175,7 +175,7 @@ impl<'de, A: 'static, R: 'static> Deserialize<'de> for RemoteFn<A, R> {
 
 /// HMAC-SHA-256 (RFC 2104), cut to 128 bits, over the offsets and the type. A `TypeId` is 128 bits
 /// long, but only 64 of them go into its hash; the type's name makes up for the rest.
-fn sign<A: 'static, R: 'static>(key: Key, offsets: [i64; 2]) -> [u64; 2] {
+fn sign<A: 'static, R: 'static>(key: SigningKey, offsets: [i64; 2]) -> [u64; 2] {
     let key: Vec<u8> = key.0.iter().flat_map(|part| part.to_ne_bytes()).collect();
     let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&key).expect("an HMAC key may have any length");
     mac.update(b"multiproc RemoteFn 1");
@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn wrong_key() {
         let mut signed = signed(RemoteFn::new(double));
-        signed.signature = sign::<(u32,), u32>(Key([1, 2]), signed.offsets);
+        signed.signature = sign::<(u32,), u32>(crate::spec::key::SigningKey([1, 2]), signed.offsets);
         assert!(read(&signed).is_err());
     }
 

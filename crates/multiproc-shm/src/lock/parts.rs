@@ -1,6 +1,6 @@
 //! Locks for parts of what a readers-writer lock protects: a word for each part, owned by one
 //! thread at a time, beside the turnstile and the slots of [`crate::lock::readers`]. See
-//! `../shared/PROTOCOL.md`, "The lock of a region".
+//! `shared/PROTOCOL.md` of `multiproc`, "The lock of a region".
 //!
 //! A thread that locks a part takes its word, then checks the turnstile and the slots. A thread
 //! that reads or writes the whole takes the turnstile or a slot, then checks the parts. So of two

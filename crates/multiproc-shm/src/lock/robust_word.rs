@@ -4,7 +4,7 @@
 //!
 //! An owned word is on its thread's list of robust futexes (`multiproc_os::robust`), so that the
 //! kernel tells the next owner when this one has died. Taking a free word is one compare-and-swap
-//! and some private stores, and giving it up is likewise. See `PROTOCOL.md`, "The robust word".
+//! and some private stores, and giving it up is likewise. See `../PROTOCOL.md`, "The robust word".
 
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
@@ -553,7 +553,7 @@ impl PoisonableWord {
         counts: impl FnOnce() -> bool,
     ) -> Result<(), AcquireError> {
         if mapping.take(&self.word, index, deadline)? && counts() {
-            self.inherit();
+            self.poison_after_death();
         }
         self.holder.store(Holder::bits(Thread::current()), Relaxed);
         Ok(())
@@ -566,15 +566,16 @@ impl PoisonableWord {
         let is_owner = mapping.adopt(&self.word, from, inherited);
         if is_owner {
             if inherited {
-                self.inherit();
+                self.poison_after_death();
             }
             self.holder.store(Holder::bits(Thread::current()), Relaxed);
         }
         is_owner
     }
 
+    /// Poisons the lock after the calling thread has acquired it from an owner that died.
     #[cold]
-    fn inherit(&self) {
+    fn poison_after_death(&self) {
         // `holder` is still the dead one. If this thread dies before it has recorded that, the next
         // owner inherits, and does the same again.
         self.poison_by(self.holder.load(Relaxed), DIED);

@@ -1,5 +1,5 @@
 //! The spin lock that guards the state of an object for a moment. It survives the death of its
-//! owner; see `PROTOCOL.md`, "The spin lock".
+//! owner; see `../PROTOCOL.md`, "The spin lock".
 //!
 //! A caller spins for some microseconds, then sleeps on a futex. The algorithm is that of robust
 //! mutexes in glibc (see also "Futexes Are Tricky" by Ulrich Drepper), but the word is never on the
@@ -21,7 +21,8 @@ use crate::wait::backoff::Backoff;
 /// The longest time for which a running thread holds a spin lock. A stopped one may exceed it.
 const MAX_HOLD_TIME: Duration = Duration::from_secs(1);
 
-/// How long a caller waits past its limit for any owner; and at most for one that is stopped.
+/// How long a caller waits past its limit for an owner of which nothing else is known, or that is
+/// stopped.
 const GRACE: Duration = Duration::from_millis(2);
 /// The same, for an owner that sleeps: it may be in a page fault, or frozen.
 const GRACE_FOR_SLEEPERS: Duration = Duration::from_millis(20);
@@ -35,7 +36,7 @@ pub enum Limit {
     Endless,
     /// Until this deadline.
     Until(Instant),
-    /// Only for the grace period of an owner, in which a running one is done.
+    /// Only for the grace period of an owner, in which a running one is done: 2 to 200 ms.
     Moment,
     /// Not at all, not even for the grace period.
     Zero,

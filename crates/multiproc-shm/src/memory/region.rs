@@ -3,7 +3,7 @@
 //!
 //! The memory lies behind the lock in the same file, or in a file of its own. In its own file it
 //! can be shared read-only, grow, be frozen, and consist of huge pages. All memory is allocated
-//! before it may be touched. The protocol is described in `../shared/PROTOCOL.md`.
+//! before it may be touched. The protocol is described in `shared/PROTOCOL.md` of `multiproc`.
 
 use std::io;
 use std::mem::offset_of;

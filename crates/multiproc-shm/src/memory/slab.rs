@@ -1,4 +1,4 @@
-//! [`Slab`]: many small objects in one memory file, with one wake pipe. See `PROTOCOL.md`, "The
+//! [`Slab`]: many small objects in one memory file, with one wake pipe. See `../PROTOCOL.md`, "The
 //! slab".
 
 use std::io;

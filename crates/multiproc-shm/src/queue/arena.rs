@@ -65,8 +65,8 @@ layout! {
         /// The number of descriptors at which blocks of dead processes are next searched for.
         next_look: AtomicU32,
         _unused: AtomicU32,
-        /// When memory for a large item was last asked for, and the time before that, in milliseconds
-        /// of the system's clock.
+        /// When memory for a large item was last asked for, and the time before that, in
+        /// milliseconds of the system's clock.
         last_large: AtomicU64,
         large_before: AtomicU64,
         /// The first free block of each size, plus one.

@@ -41,8 +41,8 @@ pub type Consumer = End<GetOnly>;
 /// A handle of a first-in, first-out queue of messages in shared memory, for any number of
 /// processes and threads. A message is a number of bytes with a number of file descriptors.
 ///
-/// The role `R` says what the handle can do: a [`Queue`] puts and takes, a [`Producer`] only puts, a
-/// [`Consumer`] only takes.
+/// The role `R` says what the handle can do: a [`Queue`] puts and takes, a [`Producer`] only puts,
+/// a [`Consumer`] only takes.
 ///
 /// ```
 /// use multiproc_shm::queue::Queue;
@@ -88,9 +88,9 @@ pub type Consumer = End<GetOnly>;
 ///
 /// # Descriptors
 ///
-/// A process that has a queue has four descriptors for it, whatever the number of its handles, and a
-/// fifth if the queue has a limit: the memory, the queue of descriptors, and two or three pipes. The
-/// first call of [`as_fd`](End::as_fd) takes two more, and the first wait of more than some
+/// A process that has a queue has four descriptors for it, whatever the number of its handles, and
+/// a fifth if the queue has a limit: the memory, the queue of descriptors, and two or three pipes.
+/// The first call of [`as_fd`](End::as_fd) takes two more, and the first wait of more than some
 /// milliseconds one more. Each thread that waits for that long for room takes another two.
 pub struct End<R: Role> {
     store: Arc<Store>,

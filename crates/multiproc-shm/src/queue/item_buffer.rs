@@ -1,5 +1,5 @@
-//! [`ItemBuffer`]: a message while it is being written. A small one stays on the stack; a larger one
-//! is written straight into a block of the queue.
+//! [`ItemBuffer`]: a message while it is being written. A small one stays on the stack; a larger
+//! one is written straight into a block of the queue.
 
 use std::fmt;
 use std::io;

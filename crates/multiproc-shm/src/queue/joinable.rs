@@ -19,8 +19,8 @@ use crate::queue::store::Store;
 use crate::wait::deadline::Deadline;
 
 /// A queue of work. A process that takes a message holds it until the work is
-/// [done](Task::task_done). If the process dies before that, the message can be taken again, and the
-/// next consumer sees [how often](Task::deliveries) it has been delivered.
+/// [done](Task::task_done). If the process dies before that, the message can be taken again, and
+/// the next consumer sees [how often](Task::deliveries) it has been delivered.
 ///
 /// ```
 /// use multiproc_shm::queue::JoinableQueue;

@@ -62,8 +62,8 @@ layout! {
     #[repr(align(64))]
     pub(super) struct Config {
         pub(super) flags: AtomicU32,
-        /// The first and the last block in the list of leases that have been given up, plus one; 0 if
-        /// the list is empty. Guarded by the producers' lock.
+        /// The first and the last block in the list of leases that have been given up, plus one; 0
+        /// if the list is empty. Guarded by the producers' lock.
         pub(super) first_returned: AtomicU32,
         pub(super) last_returned: AtomicU32,
         /// [`OPEN`], [`CLOSING`] or [`CLOSED`].
@@ -89,8 +89,9 @@ layout! {
         pub(super) next_tail: AtomicU64,
         pub(super) next_number: AtomicU64,
         pub(super) next_bytes: AtomicU64,
-        /// The head as last seen, and the numbers of items and bytes that had been taken by then. With
-        /// these, a producer that puts item after item doesn't disturb the consumers' cache line.
+        /// The head as last seen, and the numbers of items and bytes that had been taken by then.
+        /// With these, a producer that puts item after item doesn't disturb the consumers' cache
+        /// line.
         pub(super) seen_head: AtomicU64,
         pub(super) seen_number: AtomicU64,
         pub(super) seen_bytes: AtomicU64,
@@ -109,10 +110,11 @@ layout! {
     /// The words that consumers write.
     #[repr(align(64))]
     pub(super) struct Consumers {
-        /// The position of the first item that can be taken, and [`ARMED`]. Advancing it is the take.
+        /// The position of the first item that can be taken, and [`ARMED`]. Advancing it is the
+        /// take.
         pub(super) head: AtomicU64,
-        /// Held by consumers that take anything but a small item of a plain queue, and by those that
-        /// have waiters to notify.
+        /// Held by consumers that take anything but a small item of a plain queue, and by those
+        /// that have waiters to notify.
         pub(super) spin_lock: RobustSpinLock,
         pub(super) _unused: AtomicU32,
         /// The block that is about to become a lease, plus one.
@@ -140,8 +142,8 @@ layout! {
     pub(crate) struct Shared {
         pub(super) config: Config,
         pub(super) producers: Producers,
-        /// The position after the last item that can be taken. Storing it is the put. It has a cache
-        /// line of its own, since consumers that wait for items read it all the time.
+        /// The position after the last item that can be taken. Storing it is the put. It has a
+        /// cache line of its own, since consumers that wait for items read it all the time.
         pub(super) tail: Line<AtomicU64>,
         /// Where consumers wait for items.
         pub(super) items: Line<WaitQueue>,

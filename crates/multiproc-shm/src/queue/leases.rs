@@ -27,7 +27,7 @@ use crate::wait::wait_queue::{WaitFailure, WaitOp, Watched};
 
 /// How often a process that takes one item after another checks whether owners of leases have died;
 /// and for at most one [`SHARE`]th of the time.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
+const BETWEEN_CHECKS: Duration = Duration::from_millis(1);
 const SHARE: u32 = 10;
 
 /// How often a waiter checks that could not watch all workers, at the limit of open files.
@@ -134,7 +134,7 @@ impl Store {
             dead.extend(ended.into_iter().map(|index| of[index]));
         }
         known.workers = workers;
-        known.next = Some(begun + BETWEEN_LOOKS.max(begun.elapsed() * SHARE));
+        known.next = Some(begun + BETWEEN_CHECKS.max(begun.elapsed() * SHARE));
         drop(known);
         if !dead.is_empty() {
             self.give_up_leases_of(&dead)?;

@@ -1,10 +1,11 @@
 //! Queues of bytes and file descriptors in shared memory: [`Queue`] with its ends [`Producer`] and
 //! [`Consumer`], and [`JoinableQueue`].
 //!
-//! The handles are in `end` and `joinable`, on top of a process's view of the queue, [`store`]. What
-//! that does is in `put`, `take`, `limits`, [`leases`], `close` and `readiness`; the shared memory is
-//! in `layout` and `ring`, that of large items in [`arena`] and [`block`]. The protocol, and what
-//! state is left when a process is killed at any instruction, is in `QUEUE.md`, in this folder.
+//! The handles are in `end` and `joinable`, on top of a process's view of the queue, [`store`].
+//! What that does is in `put`, `take`, `limits`, [`leases`], `close` and `readiness`; the shared
+//! memory is in `layout` and `ring`, that of large items in [`arena`] and [`block`]. The protocol,
+//! and what state is left when a process is killed at any instruction, is in `QUEUE.md`, in this
+//! folder.
 
 pub mod arena;
 #[allow(unsafe_code)]

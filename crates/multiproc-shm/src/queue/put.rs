@@ -19,8 +19,8 @@ use crate::queue::store::Store;
 use crate::wait::notifier::ViaHandle;
 use crate::wait::wait_queue::WaitOp;
 
-/// A producer checks for [`QUIET`] at every put with a number that is a multiple of this.
-const BETWEEN_LOOKS: u64 = 64;
+/// The number of puts after which a producer checks whether cached block memory has been idle for [`QUIET`].
+const PUTS_BETWEEN_CHECKS: u64 = 64;
 
 /// Approximate length of a cache line, in bytes.
 pub(super) const LINE: usize = 64;
@@ -70,8 +70,8 @@ impl Store {
 
     /// Puts an item, if there is room for it.
     ///
-    /// The four steps run under the producers' lock. A process that is killed before the end of
-    /// any of them, the store to the tail in the last one excepted, has put nothing.
+    /// The four steps run under the producers' lock. A process that is killed before the store to
+    /// the tail, in the last step, has put nothing.
     #[inline]
     pub fn try_put(&self, item: &Item<'_>) -> Result<(), Error> {
         let size = item.body.len();
@@ -93,7 +93,9 @@ impl Store {
         self.publish(item, &record);
         drop(guard);
         self.shared.items.0.after_change(1);
-        if record.number.is_multiple_of(BETWEEN_LOOKS) && self.blocks().has_kept_more() && self.blocks().is_quiet(QUIET)
+        if record.number.is_multiple_of(PUTS_BETWEEN_CHECKS)
+            && self.blocks().has_kept_more()
+            && self.blocks().is_quiet(QUIET)
         {
             // Consumers may not call again for a long time.
             let _ = within(Limit::Moment, || self.blocks().free_kept());
@@ -134,7 +136,8 @@ impl Store {
     }
 
     /// The second step of a put: writes the record, and a padding record before it if it doesn't
-    /// follow the last one.
+    /// follow the last one. The bytes of an item in a block were written before (`block.rs`); its
+    /// record has only the block's index.
     ///
     /// All stores are relaxed and in any order: no consumer reads beyond the tail, and the release
     /// store to the tail comes after them. A consumer that still reads an *earlier* record at this

@@ -159,8 +159,8 @@ impl Lock {
         &self.mapping.poisonable
     }
 
-    /// Acquires the lock for the calling thread, waiting until `deadline`. With
-    /// [`Deadline::Now`] it doesn't wait, nor for any internal lock.
+    /// Acquires the lock for the calling thread, waiting until `deadline`. [`Deadline::Now`] makes
+    /// no wait at all.
     ///
     /// # Errors
     /// [`WaitError::Timeout`]; [`WaitError::AlreadyHeld`], [`WaitError::TooManyLocks`];

@@ -3,7 +3,7 @@
 //!
 //! As long as an opener isn't waiting itself, the process holds the pipe open for writing, since it
 //! may still make the change. When all openers wait, it closes the write end, so that a hang-up
-//! tells waiters that no process is left. See `PROTOCOL.md`, "The wake pipe".
+//! tells waiters that no process is left. See `../PROTOCOL.md`, "The wake pipe".
 //!
 //! A fork copy starts with no waiters and no openers: it counts only the handles that are used in
 //! it, as the others may never be.
@@ -29,7 +29,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 /// epoll sets, themselves members of sets, watch the same file.
 const MAX_SUBSCRIPTIONS: usize = 256;
 
-/// How tokens leave the pipe. See `PROTOCOL.md`, "The wake pipe".
+/// How tokens leave the pipe. See `../PROTOCOL.md`, "The wake pipe".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tokens {
     /// A waiter that finds nothing to take removes them, so that the pipe's descriptor can also be
@@ -184,7 +184,7 @@ impl Notifier {
 
     /// Removes the tokens, if this object does that ([`Tokens::Taken`]). Must be called with
     /// `armed` set, and with the spin lock held under which other processes notify: see
-    /// `PROTOCOL.md`.
+    /// `../PROTOCOL.md`.
     pub fn clear(&self) {
         if self.tokens == Tokens::Taken {
             self.state().wake_pipe.clear();
@@ -507,7 +507,8 @@ impl Subscription {
     }
 }
 
-/// Sleeps without a subscription: reports a token every [`CHECK_INTERVAL`], so that the caller looks.
+/// Sleeps without a subscription: reports a token every [`CHECK_INTERVAL`], so that the caller
+/// looks.
 fn check_periodically(
     deadline: Option<Instant>,
     sleep: impl FnOnce(Instant) -> io::Result<WakeReason>,

@@ -2,7 +2,7 @@
 //! watched, an epoll set of all that may wake it.
 //!
 //! It counts as a waiter, as a thread does, so it also ends when no process is left that could
-//! change the state. See `PROTOCOL.md`, "The wake pipe".
+//! change the state. See `../PROTOCOL.md`, "The wake pipe".
 
 use std::future::poll_fn;
 use std::io;

@@ -1,5 +1,5 @@
 //! A wait queue in shared memory: a caller sleeps here while its condition doesn't hold, until
-//! another process changes the state. See `PROTOCOL.md`, "The wait queue" and "The wake pipe".
+//! another process changes the state. See `../PROTOCOL.md`, "The wait queue" and "The wake pipe".
 //!
 //! A wait has three stages, each for a longer wait: a [backoff](crate::wait::backoff) of some
 //! microseconds; a futex, for some milliseconds; and then the wake pipe, by way of the process's

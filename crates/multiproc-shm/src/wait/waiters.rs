@@ -1,6 +1,6 @@
 //! Futures that wait for a [`RobustWord`]: a *waiter thread* sleeps on the word in their place and
 //! wakes their tasks, and each future takes the word itself, in the thread that polls it. See
-//! `PROTOCOL.md`, "Futures that wait for a robust word".
+//! `../PROTOCOL.md`, "Futures that wait for a robust word".
 
 use std::collections::VecDeque;
 use std::io;

@@ -3,7 +3,8 @@
 //!
 //! A proof is an HMAC with SHA-256 (RFC 2104) over the role of the side that gives it and a random
 //! number of each side. So it is useless to any other process, for any other connection, or in
-//! the other direction. This module does no I/O.
+//! the other direction. This module does no I/O: `handshakes.rs` checks the key on the listener's side
+//! (`serve_proof`), and `connect.rs` on the client's.
 
 use std::fmt;
 

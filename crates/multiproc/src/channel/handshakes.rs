@@ -743,8 +743,8 @@ impl Pending {
                 match rendezvous::send(&rendezvous_address(&name), &self.received, &self.socket) {
                     Ok(()) => Ok(Step::HandedOver),
                     Err(error) if is_full(&error) => Ok(Step::NoDescriptors),
-                    // The process that waited for it has closed the first connection, most likely to
-                    // make room.
+                    // The process that waited for it has closed the first connection, most likely
+                    // to make room.
                     Err(_) => {
                         send_short(&self.socket, &auth::status(auth::REFUSED_TOO_MANY, keyed));
                         Err(RefusalReason::Disconnected)

@@ -2,8 +2,8 @@
 //! number of processes.
 //!
 //! This module is the typed layer: it encodes values and decodes them. The queue itself, of bytes
-//! and descriptors, is [`multiproc_shm::queue`]; its protocol, `QUEUE.md` in that folder, says which
-//! process writes what in which order, and what state is left when a process dies in between.
+//! and descriptors, is [`multiproc_shm::queue`]; its protocol, `QUEUE.md` in that folder, says
+//! which process writes what in which order, and what state is left when a process dies in between.
 
 use std::fmt;
 use std::marker::PhantomData;

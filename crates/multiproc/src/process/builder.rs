@@ -17,7 +17,7 @@ use crate::runtime::current::{self, current_process};
 use crate::runtime::{at_exit, children, ctrl_c, out_of_memory};
 use crate::spec::child_spec::{ChildSpec, Launch};
 use crate::spec::identity::Identity;
-use crate::spec::key::Key;
+use crate::spec::key::SigningKey;
 use crate::spec::method::{StartMethod, start_method};
 use crate::spec::options::{Options, Resource, Variable};
 use crate::spec::stdio::{ChildStdin, Stdio, StreamConfig};
@@ -424,7 +424,7 @@ impl<R: Run> Process<R> {
             grace_period: children::grace_period(),
             handles_ctrl_c: ctrl_c::handles_ctrl_c(),
             standby: standby::is_wanted(),
-            key: Key::ours(),
+            key: SigningKey::ours(),
         };
         out_of_memory::take_notice();
         // Before the start counts as in flight: this calls the user's code, which may call `exit`.

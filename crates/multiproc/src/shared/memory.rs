@@ -138,9 +138,9 @@ impl SharedMemory {
     /// [created](SharedMemory::create). Waits for the owner of the name for at most ten seconds.
     ///
     /// # Errors
-    /// [`MemoryError::Name`]: [`NameError::NotFound`](crate::shared_memory::NameError::NotFound) if there is none,
-    /// [`NameError::Timeout`](crate::shared_memory::NameError::Timeout) if its owner is stopped;
-    /// `EMFILE`, `ENOMEM`.
+    /// [`MemoryError::Name`]: [`NameError::NotFound`](crate::shared_memory::NameError::NotFound) if
+    /// there is none, [`NameError::Timeout`](crate::shared_memory::NameError::Timeout) if its owner
+    /// is stopped; `EMFILE`, `ENOMEM`.
     pub fn open(name: &str) -> Result<SharedMemory, MemoryError> {
         let region = name::find(name, Access::Write)?;
         let name = Name::of_another_process(name);

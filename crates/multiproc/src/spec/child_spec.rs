@@ -10,7 +10,7 @@ use super::method::StartMethod;
 use super::report::Report;
 use super::target::Entry;
 use crate::spec::identity::Identity;
-use crate::spec::key::Key;
+use crate::spec::key::SigningKey;
 use crate::spec::log_config::LogConfig;
 use crate::spec::options::Options;
 use crate::spec::stdio::Streams;
@@ -34,7 +34,7 @@ pub(crate) struct ChildSpec {
     /// Whether the child keeps a standby process ready for its own starts.
     pub(crate) standby: bool,
     /// The key that signs [`RemoteFn`](crate::RemoteFn) values.
-    pub(crate) key: Key,
+    pub(crate) key: SigningKey,
 }
 
 /// A child spec and its payload (the encoded [`Run`](crate::Run) value), ready to be sent.

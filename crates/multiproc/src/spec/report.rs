@@ -1,5 +1,5 @@
 //! A child's report: the target's value, or why there is none. It is the last message on the
-//! child's socket; see `PROTOCOL.md`.
+//! child's socket; see `start/PROTOCOL.md`.
 
 use std::io;
 use std::os::fd::AsFd;

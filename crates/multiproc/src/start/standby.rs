@@ -29,7 +29,7 @@ use super::{handshake, panic_hook};
 use crate::runtime::children;
 use crate::spec::child_spec::{self, ChildSpec, Launch, Started};
 use crate::spec::identity::Identity;
-use crate::spec::key::Key;
+use crate::spec::key::SigningKey;
 use crate::spec::kind;
 use crate::spec::log_config::LogConfig;
 use crate::spec::method::StartMethod;
@@ -400,7 +400,7 @@ fn run_warm_up(warm_up: WarmUp) {
         grace_period: IDLE,
         handles_ctrl_c: true,
         standby: true,
-        key: Key::none(),
+        key: SigningKey::none(),
     };
     let front = child_spec::join(&spec);
     if packet::send_with(&ours, kind::START, &[&front], &[], &payload).is_err() {

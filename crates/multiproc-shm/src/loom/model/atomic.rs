@@ -4,8 +4,8 @@
 //! store if there is a newer one. The initial value counts as such a store here, so that the model
 //! is no weaker than C++20 for words that are only changed by `SeqCst` operations.
 //!
-//! `MULTIPROC_WEAKEN=lock/spin_lock.rs:301` makes the accesses in that line `Relaxed`, and a fence there
-//! do nothing: a model that still passes doesn't prove that the ordering suffices.
+//! `MULTIPROC_WEAKEN=lock/spin_lock.rs:301` makes the accesses in that line `Relaxed`, and a fence
+//! there do nothing: a model that still passes doesn't prove that the ordering suffices.
 
 use std::fmt;
 use std::panic::Location;

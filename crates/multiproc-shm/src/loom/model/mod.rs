@@ -12,8 +12,8 @@ pub(crate) mod robust;
 pub(crate) mod segment;
 pub(crate) mod shared_memory;
 
-/// What `/proc` tells of threads: all exist, and all have the memory mapped, so nothing in a word is
-/// taken for garbage.
+/// What `/proc` tells of threads: all exist, and all have the memory mapped, so nothing in a word
+/// is taken for garbage.
 pub(crate) mod threads {
     pub(crate) use multiproc_os::threads::Seen;
 

@@ -54,8 +54,8 @@ pub(super) fn local<R>(action: impl FnOnce(&Local) -> R) -> R {
 /// The payload with which a killed process unwinds.
 struct Killed;
 
-/// Must be called before each step. Kills the process if its time has come: it unwinds, and what its
-/// destructors do has no effect, for which this returns false.
+/// Must be called before each step. Kills the process if its time has come: it unwinds, and what
+/// its destructors do has no effect, for which this returns false.
 pub(super) fn step() -> bool {
     let killed = local(|local| {
         if local.dead.get() {

@@ -7,15 +7,16 @@
 //! Each runs the real code of one file, in two or three processes that share memory. loom tries all
 //! interleavings with at most two preemptions. `LOOM_MAX_PREEMPTIONS=3` searches further;
 //! `LOOM_MAX_DURATION=3600` ends the search of each model after that number of seconds. Sleeps have
-//! no timeout unless the model says so, so a wake-up that is lost is a deadlock. A process is killed
-//! before each of its steps in turn ([`Kill`]).
+//! no timeout unless the model says so, so a wake-up that is lost is a deadlock. A process is
+//! killed before each of its steps in turn ([`Kill`]).
 //!
-//! loom runs one access after the other: no load returns what is stored later in the same execution,
-//! which C++20 allows for relaxed accesses.
+//! loom runs one access after the other: no load returns what is stored later in the same
+//! execution, which C++20 allows for relaxed accesses.
 //!
-//! Not modelled: time (limits of spin locks, deadlines, looks at words after a second), fork copies,
-//! garbage in shared memory, hang-ups of the wake pipe, futures; and of queues, blocks, descriptors,
-//! leases, rings of several sizes in memory (a model's has 64 to 256 bytes), and freed memory.
+//! Not modelled: time (limits of spin locks, deadlines, looks at words after a second), fork
+//! copies, garbage in shared memory, hang-ups of the wake pipe, futures; and of queues, blocks,
+//! descriptors, leases, rings of several sizes in memory (a model's has 64 to 256 bytes), and freed
+//! memory.
 
 mod parts;
 mod queue;

@@ -1,6 +1,6 @@
-//! `queue/`: small items of queues with and without a limit, in a ring of 64 bytes that grows to 128
-//! or 256 and shrinks again. Each item is taken once, whole and in order, while others put, take,
-//! grow the ring, close the queue or die.
+//! `queue/`: small items of queues with and without a limit, in a ring of 64 bytes that grows to
+//! 128 or 256 and shrinks again. Each item is taken once, whole and in order, while others put,
+//! take, grow the ring, close the queue or die.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! `wait/wait_queue.rs`, on a counter of items: no wake-up is lost, be the waiter on the futex or on
-//! the wake pipe.
+//! `wait/wait_queue.rs`, on a counter of items: no wake-up is lost, be the waiter on the futex or
+//! on the wake pipe.
 
 use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 
