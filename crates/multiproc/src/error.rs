@@ -3,6 +3,8 @@
 
 use std::io;
 
+use multiproc_shm::lock::spin_lock::Stalled;
+
 use crate::channel::error::{RecvError, SendError};
 use crate::channel::link_error::{ConnectError, ListenError};
 use crate::channel::queue_error::{GetError, PutError, PutErrorKind};
@@ -12,7 +14,6 @@ use crate::process::outcome::{ErrorChain, RemoteError};
 use crate::process::scope::ScopeError;
 use crate::shared::error::{FreezeError, MemoryError};
 use crate::shared::shareable_list::ShareableListError;
-use crate::shm::spin_lock::Stalled;
 use crate::spec::status::JoinError;
 use crate::start::error::StartError;
 use crate::sync::barrier::BarrierError;

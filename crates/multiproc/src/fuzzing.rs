@@ -14,14 +14,17 @@ use std::time::Instant;
 use multiproc_os::credentials::{Capabilities, Ids};
 use multiproc_os::settings::Settings;
 use multiproc_os::{fd_passing, image, memfd};
+use multiproc_shm::memory::scratch::Scratch;
+use multiproc_shm::message::fd_bundle::FdBundle;
+use multiproc_shm::message::packet::{self, INLINE, Packet, PacketError};
+use multiproc_shm::message::payload::{Bytes, Payload};
 use multiproc_shm::queue::block::Block;
 use multiproc_shm::queue::store::{Body, INLINE as STORED, Item, Limits, Place, Store};
+use multiproc_shm::slot_table::{Content, SlotTable};
 use multiproc_shm::wait::notifier::ViaHandle;
 
 use crate::channel::{auth, connect, handshakes, stream};
 use crate::shared::names::wire::{Answer, Request};
-use crate::shm::scratch::Scratch;
-use crate::shm::slot_table::{Content, SlotTable};
 use crate::spec::child_spec::{self, ChildSpec};
 use crate::spec::identity::Identity;
 use crate::spec::kind;
@@ -33,9 +36,6 @@ use crate::spec::target;
 use crate::spec::target::Entry;
 use crate::start::{forkserver, handshake};
 use crate::transfer::codec;
-use crate::transfer::fd_bundle::FdBundle;
-use crate::transfer::packet::{self, INLINE, Packet, PacketError};
-use crate::transfer::payload::{Bytes, Payload};
 
 /// A function that decodes the bytes.
 pub type Parser = fn(&[u8]) -> bool;

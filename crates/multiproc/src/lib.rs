@@ -105,12 +105,10 @@ mod runtime;
 mod sendable;
 mod shared;
 pub mod shared_memory;
-mod shm;
 mod spec;
 mod start;
 pub mod sync;
 mod transfer;
-use multiproc_shm::{units, wake};
 
 #[doc(hidden)]
 pub mod __private;

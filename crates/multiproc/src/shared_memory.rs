@@ -47,7 +47,7 @@ pub use crate::shared::value::Value;
 /// # }
 /// ```
 #[doc(inline)]
-pub use crate::shm::cell::Plain;
+pub use multiproc_shm::memory::cell::Plain;
 
 /// Creates a [`ShareableList`](crate::shared_memory::ShareableList) of these items: any values that
 /// convert to a [`ShareableItem`](crate::shared_memory::ShareableItem).

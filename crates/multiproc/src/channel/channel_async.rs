@@ -14,7 +14,11 @@ use std::time::Instant;
 use multiproc_os::epoll::{Epoll, Trigger};
 use multiproc_os::poll;
 use multiproc_os::timer::Timer;
+use multiproc_shm::message::fd_bundle::FdBundle;
+use multiproc_shm::message::packet::INLINE;
+use multiproc_shm::message::payload::{Payload, Sink};
 use multiproc_shm::wait::deadline::Deadline;
+use multiproc_shm::wake::{Source, Wakeup, take_turns};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -23,10 +27,6 @@ use super::error::{RecvError, RecvErrorKind, SendError, SendErrorKind};
 use super::link_error::ListenError;
 use super::listener::Listener;
 use super::{kind, local};
-use crate::transfer::fd_bundle::FdBundle;
-use crate::transfer::packet::INLINE;
-use crate::transfer::payload::{Payload, Sink};
-use crate::wake::{Source, Wakeup, take_turns};
 
 /// Waits until a source may be readable. Returns also when the task was polled for another reason,
 /// so the caller must look again.

@@ -14,6 +14,9 @@ use std::time::Duration;
 
 use multiproc_os::errno::{EMFILE, ENFILE};
 use multiproc_os::{fd_passing, socket};
+use multiproc_shm::message::fd_bundle::FdBundle;
+use multiproc_shm::message::payload::Payload;
+use multiproc_shm::message::shared::Body;
 use multiproc_shm::wait::deadline::Deadline;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::ser::Error as _;
@@ -26,9 +29,6 @@ use super::{kind, local, stream};
 use crate::handle;
 use crate::sendable::Sendable;
 use crate::transfer::codec::{self, CodecError, Refused};
-use crate::transfer::fd_bundle::FdBundle;
-use crate::transfer::payload::Payload;
-use crate::transfer::shared::Body;
 
 /// The sending end of a pipe. See [`one_way`](crate::connection::one_way).
 ///

@@ -5,9 +5,10 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
+use multiproc_shm::units::Size;
+
 use super::address::Peer;
 use crate::transfer::codec::CodecError;
-use crate::units::Size;
 
 /// A message was not sent. The error holds the value: [`into_inner`](SendError::into_inner).
 pub struct SendError<T> {

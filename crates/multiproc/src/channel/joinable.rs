@@ -7,6 +7,8 @@ use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use multiproc_shm::lock::spin_lock::within;
+use multiproc_shm::memory::scratch::Scratch;
 use multiproc_shm::queue::item::Taken;
 use multiproc_shm::queue::{self as shm_queue, Lease};
 use multiproc_shm::wait::deadline::Deadline;
@@ -19,8 +21,6 @@ use super::wait::Waitable;
 use crate::create_error::CreateError;
 use crate::handle::Handle;
 use crate::sendable::Sendable;
-use crate::shm::scratch::Scratch;
-use crate::shm::spin_lock::within;
 
 /// A [`Queue`](crate::Queue) of work. A process that takes an item holds it until the work is
 /// [done](Task::task_done). If the process dies before that, the item can be taken again, and the

@@ -401,7 +401,7 @@ impl AsyncAccept<'_> {
     }
 
     /// Returns what becomes readable when [`look`](AsyncAccept::look) should be called again.
-    pub(super) fn source(&self) -> &Arc<impl crate::wake::Source + use<>> {
+    pub(super) fn source(&self) -> &Arc<impl multiproc_shm::wake::Source + use<>> {
         &self.0.0.inner
     }
 }
@@ -414,7 +414,7 @@ impl Drop for AsyncAccept<'_> {
 }
 
 #[cfg(feature = "async")]
-impl crate::wake::Source for Inner {
+impl multiproc_shm::wake::Source for Inner {
     fn fd(&self) -> BorrowedFd<'_> {
         self.set.as_fd()
     }

@@ -15,14 +15,14 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use multiproc_shm::message::fd_bundle::FdBundle;
+use multiproc_shm::message::packet::{self, INLINE, PacketError};
+use multiproc_shm::message::payload::{Payload, Sink};
+use multiproc_shm::message::shared::{self, Body};
 use multiproc_shm::wait::deadline::Deadline;
 
 use super::error::{RecvErrorKind, SendErrorKind};
 use super::socket_deadline::SocketDeadline;
-use crate::transfer::fd_bundle::FdBundle;
-use crate::transfer::packet::{self, INLINE, PacketError};
-use crate::transfer::payload::{Payload, Sink};
-use crate::transfer::shared::{self, Body};
 
 /// How often a sender checks whether fewer descriptors are in flight.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_millis(5);

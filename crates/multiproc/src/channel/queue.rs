@@ -10,6 +10,9 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use multiproc_shm::lock::spin_lock::within;
+use multiproc_shm::memory::scratch::Scratch;
+use multiproc_shm::message::fd_bundle::FdBundle;
 use multiproc_shm::queue::End;
 use multiproc_shm::queue::item::Taken;
 pub use multiproc_shm::queue::{Message, role};
@@ -23,10 +26,7 @@ use super::wait::Waitable;
 use crate::create_error::CreateError;
 use crate::handle::Handle;
 use crate::sendable::Sendable;
-use crate::shm::scratch::Scratch;
-use crate::shm::spin_lock::within;
 use crate::transfer::codec::{self, CodecError};
-use crate::transfer::fd_bundle::FdBundle;
 
 /// A first-in, first-out queue for any number of producing and consuming processes and threads.
 /// Python's `multiprocessing.Queue`, but without a feeder thread or a local buffer: an item goes

@@ -3,9 +3,12 @@
 //! Both first try, like `try_put` and `try_get`, and then wait without blocking a thread
 //! (`wait_async` in [`shm`](crate::shm)).
 
+use multiproc_shm::lock::spin_lock::{Limit, within};
+use multiproc_shm::memory::scratch::Scratch;
 use multiproc_shm::queue::End;
 use multiproc_shm::queue::item::Taken;
 use multiproc_shm::queue::role::{CanGet, CanPut};
+use multiproc_shm::wake::take_turns;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -13,10 +16,7 @@ use super::joinable::{JoinableQueue, Task};
 use super::queue::{QueueHandle, pack};
 use super::queue_error::{GetError, PutError, PutErrorKind};
 use crate::sendable::Sendable;
-use crate::shm::scratch::Scratch;
-use crate::shm::spin_lock::{Limit, within};
 use crate::transfer::codec;
-use crate::wake::take_turns;
 
 async fn put_value<T: Serialize + DeserializeOwned, R: CanPut>(end: &End<R>, value: T) -> Result<(), PutError<T>> {
     take_turns().await;

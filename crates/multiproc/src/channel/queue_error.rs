@@ -3,9 +3,9 @@
 use std::fmt;
 use std::io;
 
+use multiproc_shm::lock::spin_lock::Stalled;
 use multiproc_shm::queue;
 
-use crate::shm::spin_lock::Stalled;
 use crate::transfer::codec::{CodecError, Refused};
 
 /// An item was not put into a queue. The error holds the item, see

@@ -16,12 +16,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use multiproc_os::{record_lock, socket, threads};
+use multiproc_shm::message::payload::{Bytes, Payload};
+use multiproc_shm::message::shared::Body;
 use multiproc_shm::wait::deadline::Deadline;
 
 use super::error::{RecvErrorKind, SendErrorKind};
 use super::socket_deadline::SocketDeadline;
-use crate::transfer::payload::{Bytes, Payload};
-use crate::transfer::shared::Body;
 
 const MAGIC: [u8; 4] = *b"mpst";
 const VERSION: u8 = 1;

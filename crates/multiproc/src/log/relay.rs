@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use ::log::{Level, LevelFilter};
 use multiproc_os::{fd_passing, poll};
+use multiproc_shm::message::packet::{self, PacketError};
 
 use super::barrier::Barrier;
 use super::record::{Content, RelayedRecord};
@@ -21,7 +22,6 @@ use super::service::Service;
 use super::wire::{self, Arrived, Inbox};
 use super::{event, stderr, uplink};
 use crate::create_error::CreateError;
-use crate::transfer::packet::{self, PacketError};
 
 /// Forwards the log records of all processes that are started from now on, and of their
 /// descendants, to this process's own logger: that of the `log` crate (`env_logger` and the like,

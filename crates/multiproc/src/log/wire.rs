@@ -13,10 +13,10 @@ use std::os::fd::AsFd;
 
 use multiproc_os::errno::ESRCH;
 use multiproc_os::{pidfd, threads};
+use multiproc_shm::message::packet::{self, INLINE, Packet};
 
 use super::record::{Content, RelayedRecord};
 use crate::transfer::codec;
-use crate::transfer::packet::{self, INLINE, Packet};
 
 /// A record.
 const RECORD: u8 = 1;
@@ -164,8 +164,8 @@ fn record(bytes: &[u8]) -> Result<Arrived, String> {
 mod tests {
     use super::*;
     use crate::log::record::Datum;
-    use crate::transfer::payload::{Bytes, Payload};
     use multiproc_os::fd_passing;
+    use multiproc_shm::message::payload::{Bytes, Payload};
     use std::time::Duration;
 
     fn content(message: &str) -> Content<'_> {

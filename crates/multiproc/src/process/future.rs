@@ -12,13 +12,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use multiproc_os::signal::{SIGKILL, SIGTERM};
+use multiproc_shm::wake::{Source, Wakeup};
 use serde::de::DeserializeOwned;
 
 use super::child::{Child, ProcessHandle};
 use super::error::ChildError;
 use crate::runtime::child::ChildRecord;
 use crate::spec::status::{ExitStatus, JoinError, JoinErrorKind};
-use crate::wake::{Source, Wakeup};
 
 /// Joins the process like [`Child::join`], in `async` code on any executor.
 ///

@@ -1,6 +1,7 @@
 //! What a process runs: the trait [`Run`], which takes the role of a subclass of Python's
 //! `Process`, and its implementation for a function with its arguments.
 
+use multiproc_shm::message::payload::Payload;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::arguments::Arguments;
@@ -14,7 +15,6 @@ use crate::spec::target::{Carried, Entry, TRAVELS_AS, Target, Travels};
 use crate::start::error::StartError;
 use crate::start::panic_hook;
 use crate::transfer::codec::{self, CodecError, Refused};
-use crate::transfer::payload::Payload;
 
 /// A value that a process can run: it is sent to the process, [`run`](Run::run) is called there,
 /// and the result is sent back.

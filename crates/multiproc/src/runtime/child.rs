@@ -11,12 +11,12 @@ use multiproc_os::errno::{ECHILD, EPERM, ESRCH};
 use multiproc_os::interrupt::{self, Registered};
 use multiproc_os::signal::{SIGINT, SIGKILL};
 use multiproc_os::{lifeline, pidfd, poll, threads};
+use multiproc_shm::wait::change_rate;
 use serde::de::DeserializeOwned;
 
 use super::{children, out_of_memory, test_binary};
 use crate::log;
 use crate::log::capture::CaptureId;
-use crate::shm::change_rate;
 use crate::spec::child_spec::Started;
 use crate::spec::report::{Failure, Report, receive_report};
 use crate::spec::status::{ExitStatus, JoinError, JoinErrorKind};

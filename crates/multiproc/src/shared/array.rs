@@ -9,6 +9,10 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use multiproc_shm::lock::parts::{MAX_PARTS, Plan};
+use multiproc_shm::lock::readers::RwAcquireError;
+use multiproc_shm::memory::cell::{Plain, kind_of};
+use multiproc_shm::memory::region::{Kind, Region};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::MemoryError;
@@ -17,10 +21,6 @@ use super::name::Name;
 use super::part::ArrayPart;
 use super::travel;
 use crate::create_error::CreateError;
-use crate::shm::cell::{Plain, kind_of};
-use crate::shm::parts::{MAX_PARTS, Plan};
-use crate::shm::readers::RwAcquireError;
-use crate::shm::region::{Kind, Region};
 use crate::sync::raw_lock::RawLock;
 use crate::sync::{LockError, Misuse};
 

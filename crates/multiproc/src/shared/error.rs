@@ -2,12 +2,13 @@
 
 use std::io;
 
+use multiproc_shm::memory::region::Usage;
+use multiproc_shm::units::Size;
+
 use super::memory::SharedMemory;
 use super::names::NameError;
 use crate::create_error::CreateError;
-use crate::shm::region::Usage;
 use crate::sync::{Misuse, Poisoned};
-use crate::units::Size;
 
 /// Why an operation on shared memory failed. Errors of its lock are a
 /// [`LockError`](crate::sync::LockError).

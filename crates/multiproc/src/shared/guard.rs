@@ -4,12 +4,12 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut, Range};
 
+use multiproc_shm::lock::readers::RwAcquireError;
+use multiproc_shm::lock::robust_word::{Holder, Poison, PoisonableWord};
+use multiproc_shm::memory::cell::Plain;
+use multiproc_shm::memory::region::{Region, Usage};
 use multiproc_shm::wait::deadline::Deadline;
 
-use crate::shm::cell::Plain;
-use crate::shm::readers::RwAcquireError;
-use crate::shm::region::{Region, Usage};
-use crate::shm::robust_word::{Holder, Poison, PoisonableWord};
 use crate::sync::guard_state::GuardState;
 use crate::sync::raw_lock::{self, RawLock};
 use crate::sync::{LockError, Misuse};

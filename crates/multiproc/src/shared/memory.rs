@@ -9,6 +9,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use multiproc_shm::memory::cell::Plain;
+use multiproc_shm::memory::region::{Access, Pages, Region, RegionConfig, Usage};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::array::Array;
@@ -21,8 +23,6 @@ use super::read_only::ReadOnlyMemory;
 use super::shared_bytes::SharedBytes;
 use super::travel;
 use crate::create_error::CreateError;
-use crate::shm::cell::Plain;
-use crate::shm::region::{Access, Pages, Region, RegionConfig, Usage};
 use crate::sync::LockError;
 use crate::sync::raw_lock::RawLock;
 

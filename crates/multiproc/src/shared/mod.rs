@@ -1,5 +1,5 @@
 //! Memory that several processes read and write: the public types on top of
-//! [`shm::region`](crate::shm::region).
+//! [`shm::region`](multiproc_shm::memory::region).
 //!
 //! [`array`] is values with a lock and views of them; [`memory`] is bytes with more ways to use
 //! them, names and huge pages; [`raw`] is atomics without a lock; [`shared_bytes`] is immutable

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use multiproc_os::shared_memory::SharedFile;
+use multiproc_shm::memory::region::{Access, FROZEN, Region};
 
 use super::names::{self, NameError, Offer, Published};
-use crate::shm::region::{Access, FROZEN, Region};
 
 /// The name by which memory is known.
 pub(super) struct Name {

@@ -1,9 +1,9 @@
 //! Guards of an array as views of the crate `ndarray`: matrices and the like.
 
+use multiproc_shm::memory::cell::Plain;
 use ndarray::{ArrayView, ArrayViewMut, Dimension, ShapeError, StrideShape};
 
 use super::guard::{ArrayGuard, ArrayReadGuard};
-use crate::shm::cell::Plain;
 
 impl<T: Plain> ArrayReadGuard<'_, T> {
     /// Returns the values as an array of this shape, `(rows, columns)` for example, without a copy.

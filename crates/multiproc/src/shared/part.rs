@@ -4,14 +4,14 @@ use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
+use multiproc_shm::lock::parts::Plan;
+use multiproc_shm::lock::readers::Readers;
+use multiproc_shm::lock::robust_word::PoisonableWord;
+use multiproc_shm::memory::cell::Plain;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::array::Array;
 use super::guard::{self, ArrayGuard, Locked, Tried, WritingPart};
-use crate::shm::cell::Plain;
-use crate::shm::parts::Plan;
-use crate::shm::readers::Readers;
-use crate::shm::robust_word::PoisonableWord;
 use crate::sync::raw_lock::RawLock;
 
 /// A part of an [`Array`] or of [`SharedMemory`](crate::SharedMemory) that one process can hold

@@ -9,13 +9,13 @@ use std::sync::atomic::{
     AtomicI8, AtomicI16, AtomicI32, AtomicI64, AtomicIsize, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize,
 };
 
+use multiproc_shm::memory::cell::kind_of;
+use multiproc_shm::memory::region::{Region, Usage};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::MemoryError;
 use super::travel;
 use crate::create_error::CreateError;
-use crate::shm::cell::kind_of;
-use crate::shm::region::{Region, Usage};
 
 mod sealed {
     /// # Safety

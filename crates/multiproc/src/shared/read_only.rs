@@ -4,11 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use multiproc_shm::memory::region::{Access, Region};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::guard::{ArrayReadGuard, Read, Reading, TriedRead};
 use super::travel;
-use crate::shm::region::{Access, Region};
 use crate::sync::raw_lock::RawLock;
 
 /// A handle of [`SharedMemory`](crate::SharedMemory) that can only read: the result of

@@ -12,11 +12,11 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use multiproc_shm::slot_table::{Content, OwnedContent, SlotError, SlotTable};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::create_error::CreateError;
 use crate::handle;
-use crate::shm::slot_table::{Content, OwnedContent, SlotError, SlotTable};
 
 /// A value in a [`ShareableList`].
 ///

@@ -3,10 +3,10 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use multiproc_shm::memory::region::{Access, Region};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::handle::Handle;
-use crate::shm::region::{Access, Region};
 
 #[derive(Serialize)]
 #[serde(rename = "SharedMemory")]

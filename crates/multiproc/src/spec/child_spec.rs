@@ -4,6 +4,7 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use multiproc_shm::message::payload::Payload;
 use serde::{Deserialize, Serialize};
 
 use super::method::StartMethod;
@@ -15,7 +16,6 @@ use crate::spec::log_config::LogConfig;
 use crate::spec::options::Options;
 use crate::spec::stdio::Streams;
 use crate::transfer::codec;
-use crate::transfer::payload::Payload;
 
 /// The description of a child, which its parent sends to it.
 #[derive(Debug, Serialize, Deserialize)]

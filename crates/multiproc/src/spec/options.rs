@@ -10,7 +10,7 @@ use multiproc_os::errno::EPERM;
 use multiproc_os::limits;
 use serde::{Deserialize, Serialize};
 
-use crate::units::Size;
+use multiproc_shm::units::Size;
 
 pub use multiproc_os::limits::Resource;
 

@@ -5,12 +5,12 @@ use std::io;
 use std::os::fd::AsFd;
 
 use multiproc_os::pidfd::End;
+use multiproc_shm::message::packet::{self, Packet, PacketError};
+use multiproc_shm::message::payload::Payload;
 use serde::{Deserialize, Serialize};
 
 use crate::spec::status::{ExitStatus, JoinErrorKind, Panic};
 use crate::transfer::codec;
-use crate::transfer::packet::{self, Packet, PacketError};
-use crate::transfer::payload::Payload;
 
 use super::kind;
 

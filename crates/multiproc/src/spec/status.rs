@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use multiproc_os::pidfd::{End, Usage};
 use multiproc_os::signal::{self, SIGKILL};
+use multiproc_shm::units::Size;
 use serde::{Deserialize, Serialize};
 
 use crate::transfer::codec::CodecError;
-use crate::units::Size;
 
 /// How a process ended, and the resources that it used.
 ///

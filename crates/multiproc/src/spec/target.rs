@@ -10,10 +10,10 @@ use std::mem::ManuallyDrop;
 use std::sync::OnceLock;
 
 use multiproc_os::image::Image;
+use multiproc_shm::message::payload::Payload;
 use serde::{Deserialize, Serialize};
 
 use super::report::Report;
-use crate::transfer::payload::Payload;
 
 /// A function that can be called in another process: a `fn` item, generic or not, an associated
 /// function, a `fn` pointer, or a closure that captures nothing.

@@ -14,9 +14,9 @@ use std::thread::{self, ThreadId};
 
 use multiproc_os::confinement::{self, Confinement};
 use multiproc_os::settings::Settings;
+use multiproc_shm::message::packet;
 
 use crate::spec::kind;
-use crate::transfer::packet;
 
 /// The rights and settings that the calling thread passes on to a process that it makes now. Read
 /// at the first use.

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use multiproc_os::pid_slots::PidSlots;
 use multiproc_os::{fd_passing, signal, stdio, threads};
+use multiproc_shm::message::packet;
+use multiproc_shm::message::payload::Payload;
 
 use super::handshake::{self, AcceptError, Role, VARIABLE};
 use super::run_child::{exit_with_message, refuse};
@@ -13,8 +15,6 @@ use crate::runtime::at_exit;
 use crate::spec::kind;
 use crate::spec::report::EXIT_NOT_STARTED;
 use crate::spec::target::Entry;
-use crate::transfer::packet;
-use crate::transfer::payload::Payload;
 
 /// Whether `init` has run here, so that a child of this process would reach its target.
 static HAS_ENTRY: AtomicBool = AtomicBool::new(false);

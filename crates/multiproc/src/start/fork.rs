@@ -44,7 +44,7 @@ pub(crate) fn start(
     // The keeper is a thread of this process.
     standby::dismiss();
     #[cfg(feature = "async")]
-    crate::shm::waiters::dismiss();
+    multiproc_shm::wait::waiters::dismiss();
     // A thread that has been joined stays on the kernel's list a moment longer.
     let mut threads = threads::count().map_err(fail("the threads of this process could not be counted"))?;
     for _ in 0..10 {

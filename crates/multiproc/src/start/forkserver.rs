@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use multiproc_os::clone::{self, Side, ThreadState};
 use multiproc_os::pid_slots::{PidSlots, SLOTS};
 use multiproc_os::{directory, environment, fd_passing, lifeline, namespace, pidfd, poll, threads};
+use multiproc_shm::message::packet::{self, PacketError};
+use multiproc_shm::message::payload::Payload;
 use serde::{Deserialize, Serialize};
 
 use super::confinement::{CallerRights, RightsMatch, ServerRights};
@@ -30,8 +32,6 @@ use crate::spec::kind;
 use crate::spec::report::Report;
 use crate::spec::target;
 use crate::transfer::codec;
-use crate::transfer::packet::{self, PacketError};
-use crate::transfer::payload::Payload;
 
 /// The part of a request to the server before the child spec.
 #[derive(Debug, Serialize, Deserialize)]

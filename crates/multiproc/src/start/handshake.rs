@@ -12,6 +12,8 @@ use multiproc_os::errno::ESRCH;
 use multiproc_os::interrupt::{self, Registered};
 use multiproc_os::signal::SIGKILL;
 use multiproc_os::{exec, fd_passing, pidfd, poll, threads};
+use multiproc_shm::message::packet::{self, Packet, PacketError};
+use multiproc_shm::message::payload::Payload;
 
 use super::error::{HandshakeError, HandshakeErrorKind, StartError};
 use super::host;
@@ -21,8 +23,6 @@ use crate::spec::report::Report;
 use crate::spec::status::ExitStatus;
 use crate::spec::target;
 use crate::transfer::codec;
-use crate::transfer::packet::{self, Packet, PacketError};
-use crate::transfer::payload::Payload;
 
 /// The environment variable that makes a copy of the program a child or a server; its value is the
 /// number of the copy's socket.

@@ -8,6 +8,8 @@ use std::sync::OnceLock;
 
 use multiproc_os::errno::EINVAL;
 use multiproc_os::{environment, lifeline, memory_watch, pidfd, stdio, threads, title};
+use multiproc_shm::message::packet;
+use multiproc_shm::message::payload::Payload;
 use serde::{Deserialize, Serialize};
 
 use super::confinement::{self, GoAhead};
@@ -21,8 +23,6 @@ use crate::spec::status::JoinErrorKind;
 use crate::spec::target::Entry;
 use crate::spec::{kind, method};
 use crate::transfer::codec;
-use crate::transfer::packet;
-use crate::transfer::payload::Payload;
 
 /// Tells the parent why this process can't be used, and ends this process.
 pub(crate) fn refuse(socket: OwnedFd, reason: &str) -> ! {

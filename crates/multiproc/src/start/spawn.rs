@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use multiproc_os::{fd_passing, lifeline, threads};
+use multiproc_shm::message::packet::Packet;
 use serde::{Deserialize, Serialize};
 
 use super::error::{HandshakeErrorKind, StartError};
@@ -12,7 +13,6 @@ use super::run_child::{self, StartAck};
 use crate::spec::child_spec::{self, Launch, Started};
 use crate::spec::kind;
 use crate::spec::stdio::Streams;
-use crate::transfer::packet::Packet;
 
 /// The part of a launch message before the child spec.
 #[derive(Debug, Serialize, Deserialize)]

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use multiproc_os::signal::{self, SIGKILL};
 use multiproc_os::{directory, fd_passing, interrupt, pidfd, poll, prefault, threads};
+use multiproc_shm::message::packet;
 
 use super::confinement::{CallerRights, RightsMatch};
 use super::context::{self, SentContext};
@@ -34,7 +35,6 @@ use crate::spec::kind;
 use crate::spec::log_config::LogConfig;
 use crate::spec::method::StartMethod;
 use crate::spec::options::Options;
-use crate::transfer::packet;
 
 /// How long no start and no end of a child must have happened before a standby is made. A program
 /// that starts children one after the other and waits for each starts the next one right after the

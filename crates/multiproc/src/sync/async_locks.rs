@@ -1,11 +1,16 @@
 //! The `async` methods of locks, semaphores and events, on any executor, with the feature `async`.
 //!
-//! A lock is waited for by a thread that sleeps on its word ([`waiters`](crate::shm::waiters)), and
+//! A lock is waited for by a thread that sleeps on its word ([`waiters`](multiproc_shm::wait::waiters)), and
 //! taken by the thread that polls the future. Semaphores and events are waited for as queues are
 //! (`PROTOCOL.md` of `multiproc-shm`).
 
 use std::future::poll_fn;
 use std::sync::Arc;
+
+use multiproc_shm::lock::robust_word::{LockMapping, PoisonableWord};
+use multiproc_shm::memory::cell::Plain;
+use multiproc_shm::wait::waiters::{AsyncAcquireError, AsyncLayout, Wait};
+use multiproc_shm::wake::take_turns;
 
 use super::error::{LockError, Misuse};
 use super::event::Event;
@@ -14,10 +19,6 @@ use super::mutex::{self, Mutex, MutexGuard};
 use super::raw_lock::RawLock;
 use super::semaphore::{ACQUIRE, BoundedSemaphore, Permit, Semaphore};
 use super::wait_error::WaitError;
-use crate::shm::cell::Plain;
-use crate::shm::robust_word::{LockMapping, PoisonableWord};
-use crate::shm::waiters::{AsyncAcquireError, AsyncLayout, Wait};
-use crate::wake::take_turns;
 
 impl<T: Plain> AsyncLayout for mutex::Shared<T> {
     fn poisonable(&self) -> &PoisonableWord {

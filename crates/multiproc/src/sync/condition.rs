@@ -7,7 +7,11 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use multiproc_shm::lock::spin_lock::Limit;
+use multiproc_shm::memory::object::Object;
+use multiproc_shm::memory::segment::Layout;
 use multiproc_shm::sync as shm;
+use multiproc_shm::sync::condition::Tickets;
 use multiproc_shm::sync::lock::LockState;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -16,10 +20,6 @@ use super::lock::{Lock, LockGuard};
 use super::travel;
 use super::wait_error::WaitError;
 use crate::create_error::CreateError;
-use crate::shm::object::Object;
-use crate::shm::segment::Layout;
-use crate::shm::spin_lock::Limit;
-use crate::shm::tickets::Tickets;
 
 /// A condition variable with its lock: Python's `multiprocessing.Condition`.
 ///

@@ -6,8 +6,8 @@
 
 use std::fmt;
 
-use crate::shm::readers::RwAcquireError;
-use crate::shm::robust_word::{Holder, Poison};
+use multiproc_shm::lock::readers::RwAcquireError;
+use multiproc_shm::lock::robust_word::{Holder, Poison};
 
 /// The error of locking: either the lock is acquired, but poisoned by an earlier holder; or it
 /// isn't, because the caller has made a mistake.

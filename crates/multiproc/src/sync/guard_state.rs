@@ -6,7 +6,7 @@ use std::thread;
 
 use multiproc_os::robust::copy_number;
 
-use crate::shm::robust_word::PoisonableWord;
+use multiproc_shm::lock::robust_word::PoisonableWord;
 
 thread_local! {
     /// How many guards of this thread have given out a reference to what they guard.

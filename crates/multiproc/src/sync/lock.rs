@@ -8,6 +8,8 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use multiproc_shm::lock::robust_word::{Holder, Poison};
+use multiproc_shm::memory::segment::Layout;
 use multiproc_shm::sync as shm;
 use multiproc_shm::sync::lock::LockState;
 use multiproc_shm::wait::deadline::Deadline;
@@ -18,8 +20,6 @@ use super::guard_state::GuardState;
 use super::raw_lock::RawLock;
 use crate::create_error::CreateError;
 use crate::handle;
-use crate::shm::robust_word::{Holder, Poison};
-use crate::shm::segment::Layout;
 
 /// A mutual exclusion lock for threads of any processes: Python's `multiprocessing.Lock`, with a
 /// guard.

@@ -48,12 +48,12 @@ pub(crate) mod semaphore;
 mod travel;
 pub(crate) mod wait_error;
 
-pub use crate::shm::cell::Plain;
 pub use barrier::{Barrier, BarrierError, BarrierWaitResult, BrokenBy};
 pub use condition::{Condition, ConditionError, ConditionGuard};
 pub use error::{LockError, Misuse, PoisonCause, Poisoned};
 pub use event::Event;
 pub use lock::{Lock, LockGuard};
+pub use multiproc_shm::memory::cell::Plain;
 pub use mutex::{Mutex, MutexGuard};
 pub use once::{Once, OnceState};
 pub use rlock::{RLock, RLockGuard};

@@ -8,6 +8,9 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
+use multiproc_shm::lock::robust_word::{Holder, LockMapping, Poison, PoisonableWord};
+use multiproc_shm::memory::cell::{Cell, Plain};
+use multiproc_shm::memory::segment::{Layout, Segment};
 use multiproc_shm::wait::deadline::Deadline;
 
 use super::error::{LockError, Misuse};
@@ -15,9 +18,6 @@ use super::guard_state::GuardState;
 use super::raw_lock::{self, RawLock};
 use super::travel::travels;
 use crate::create_error::CreateError;
-use crate::shm::cell::{Cell, Plain};
-use crate::shm::robust_word::{Holder, LockMapping, Poison, PoisonableWord};
-use crate::shm::segment::{Layout, Segment};
 
 /// The layout of a mutex in shared memory.
 #[derive(Debug)]

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
+use multiproc_shm::lock::robust_word::{AcquireError, Holder, LockMapping, Poison, PoisonableWord};
+use multiproc_shm::memory::segment::{Layout, Segment, layout};
 use multiproc_shm::wait::deadline::Deadline;
 
 use super::error::{Misuse, PoisonCause};
 use super::guard_state::GuardState;
 use super::travel::travels;
 use crate::create_error::CreateError;
-use crate::shm::robust_word::{AcquireError, Holder, LockMapping, Poison, PoisonableWord};
-use crate::shm::segment::{Layout, Segment, layout};
 
 layout! {
     /// The layout of a `Once` in shared memory.

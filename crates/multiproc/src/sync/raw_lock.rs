@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
+use multiproc_shm::lock::robust_word::{Holder, Poison};
 use multiproc_shm::wait::deadline::Deadline;
 
 use super::error::{LockError, Misuse, Poisoned};
-use crate::shm::robust_word::{Holder, Poison};
 
 /// The result of locking with a time limit: `None` if the deadline has passed.
 pub(crate) type Tried<G> = Result<Option<G>, LockError<G>>;

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
+use multiproc_shm::lock::robust_word::{Holder, LockMapping, Poison, PoisonableWord};
+use multiproc_shm::memory::segment::{Layout, Segment, layout};
 use multiproc_shm::wait::deadline::Deadline;
 
 use super::error::{LockError, Misuse};
@@ -17,8 +19,6 @@ use super::guard_state::GuardState;
 use super::raw_lock::{self, RawLock};
 use super::travel::travels;
 use crate::create_error::CreateError;
-use crate::shm::robust_word::{Holder, LockMapping, Poison, PoisonableWord};
-use crate::shm::segment::{Layout, Segment, layout};
 
 layout! {
     /// The layout of a reentrant lock in shared memory.

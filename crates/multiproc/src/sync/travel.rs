@@ -3,12 +3,12 @@
 
 use std::os::fd::OwnedFd;
 
+use multiproc_shm::lock::robust_word::LockMapping;
+use multiproc_shm::memory::object::Object;
+use multiproc_shm::memory::segment::{Layout, Segment};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::handle;
-use crate::shm::object::Object;
-use crate::shm::robust_word::LockMapping;
-use crate::shm::segment::{Layout, Segment};
 
 #[derive(Serialize)]
 #[serde(rename = "Shared", bound = "")]

@@ -25,13 +25,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use multiproc_os::memfd::Sealed;
+use multiproc_shm::message::fd_bundle::FdBundle;
+use multiproc_shm::message::payload::{Bytes, Payload, Sink};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::compact::{self, Output, Shape, Trace};
-use super::fd_bundle::FdBundle;
 use super::fd_table;
-use super::payload::{Bytes, Payload, Sink};
 use super::tagged::{self, Reading};
 
 /// Why a value can't be serialised or deserialised.

@@ -5,11 +5,11 @@ use std::fmt::{self, Display, Write as _};
 use std::io;
 
 use multiproc_os::numeric_slice::{self, Kind};
+use multiproc_shm::message::payload::Sink;
 use serde::ser::{self, Serialize};
 
 use super::shape::{Fields, Shape, name_hash};
 use super::{CODE_BITS, ELEMENTS, Error, MAX_DEPTH, MAX_EMPTY, TOO_DEEP, TOO_MANY_EMPTY};
-use crate::transfer::payload::Sink;
 use crate::transfer::tagged::Tag;
 
 /// A destination for encoded bytes.
