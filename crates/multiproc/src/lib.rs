@@ -62,6 +62,21 @@
 //! [supervising workers](guide::supervising), [when a process dies](guide::death),
 //! [confinement](guide::confinement), [performance](guide::performance).
 //!
+//! # Waiting
+//!
+//! A call that waits does so for as long as it takes, or until it can tell that it would wait for
+//! ever. For most there are two others. `try_…` doesn't wait, and `…_timeout` waits for at most a
+//! given time. What they return when the time is over:
+//!
+//! - queues, connections and listeners an error, `Empty`, `Full` or `Timeout`, as the channels of
+//!   std do: an item that was to be put or sent is inside, and comes back;
+//! - locks and semaphores `Ok(None)`, and waits for events, conditions and processes `Ok(None)` or
+//!   `Ok(false)`: nothing has failed.
+//!
+//! Two differ, since something else has happened then: a [`Barrier`](sync::Barrier) is broken when
+//! one of its parties gives up, which is an error for all of them, and [`Child::join_timeout`] gives
+//! the child back.
+//!
 //! # Features
 //!
 //! None is enabled by default; they can be combined freely.

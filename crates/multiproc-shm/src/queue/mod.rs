@@ -1,6 +1,16 @@
 //! Queues of bytes and file descriptors in shared memory: [`Queue`] with its ends [`Producer`] and
 //! [`Consumer`], and [`JoinableQueue`].
 //!
+//! | | |
+//! | --- | --- |
+//! | put | [`put`](End::put) of any number of parts with descriptors, [`buffer`](End::buffer) and [`put_buffer`](End::put_buffer) to write a message in place, [`try_put`](End::try_put) |
+//! | get | [`get`](End::get), [`get_with`](End::get_with) to read a small message in place, [`try_get`](End::try_get); a large [`Message`] is mapped, private and writable |
+//! | openness | until [`close`](End::close), or until no handle is left that could put (for consumers) or get (for producers); [`keep_open`](End::keep_open) counts the process instead of the handle |
+//! | readiness | the descriptor of a `Consumer` is readable while there are messages: [`as_fd`](End#impl-AsFd-for-End<R>) |
+//! | a task that must not be lost | [`JoinableQueue`]: a taken message is a lease until it is done |
+//!
+//! A queue takes four descriptors in a process, five with a limit or joinable.
+//!
 //! The handles are in `end` and `joinable`, on top of a process's view of the queue, [`store`].
 //! What that does is in `put`, `take`, `limits`, [`leases`], `close` and `readiness`; the shared
 //! memory is in `layout` and `ring`, that of large items in [`arena`] and [`block`]. The protocol,
