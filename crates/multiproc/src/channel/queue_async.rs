@@ -1,7 +1,7 @@
 //! Putting and getting in `async` code, on any executor. Needs the feature `async`.
 //!
 //! Both first try, like `try_put` and `try_get`, and then wait without blocking a thread
-//! (`wait_async` in [`shm`](crate::shm)).
+//! (`wait_async` in `multiproc_shm::wait`).
 
 use multiproc_shm::lock::spin_lock::{Limit, within};
 use multiproc_shm::memory::scratch::Scratch;
