@@ -113,6 +113,7 @@ fn start_while_killing(method: StartMethod, seed: u64) -> BTreeMap<String, u32> 
         });
     }
     killer.kill().unwrap();
+    killer.wait().unwrap();
     drop(killer);
     // A standby, or one about to be made, isn't a leak, but would be counted as one.
     multiproc::process::set_standby(false);
