@@ -199,13 +199,19 @@ mod tests {
         }
     }
 
+    /// Closes a listening socket as the end of its process does: for connects, also while a process
+    /// that another test has just forked has a copy of it.
+    fn end(socket: OwnedFd) {
+        rustix::net::shutdown(&socket, rustix::net::Shutdown::Both).unwrap();
+    }
+
     #[test]
     fn replace_only_dead_owner() {
         let directory = Directory::new("replaced");
         let path = directory.0.join("socket");
         let (live, first) = listen(&path).unwrap();
         assert_eq!(listen(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        drop(live);
+        end(live);
         let (_socket, second) = listen(&path).unwrap();
         // The first file is no longer the one at the path.
         first.remove();
@@ -222,7 +228,7 @@ mod tests {
         std::os::unix::fs::symlink(&target, &link).unwrap();
         for dead in [false, true] {
             if dead {
-                drop(listen(&target).unwrap());
+                end(listen(&target).unwrap().0);
             }
             let error = listen(&link).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
@@ -244,7 +250,7 @@ mod tests {
     fn dead_lock_owner() {
         let directory = Directory::new("stranger");
         let path = directory.0.join("socket");
-        drop(listen(&path).unwrap());
+        end(listen(&path).unwrap().0);
         let (device, inode) = identity(&path).unwrap();
         let name = format!("multiproc/replaces/{device}/{inode}");
         let _stranger = socket::listen(SocketAddress::Abstract(name.as_bytes())).unwrap();
@@ -258,7 +264,7 @@ mod tests {
     fn lock_is_exclusive() {
         let directory = Directory::new("turn");
         let path = directory.0.join("socket");
-        drop(listen(&path).unwrap());
+        end(listen(&path).unwrap().0);
         let dead = identity(&path).unwrap();
         let turn = Turn::take(&path, dead).unwrap();
         assert_eq!(Turn::take(&path, dead).err().unwrap().kind(), io::ErrorKind::AddrInUse);
@@ -268,7 +274,7 @@ mod tests {
         let name = name.clone();
         drop(turn);
         std::fs::rename(directory.0.join("left"), &name).unwrap();
-        drop(listen(&path).unwrap());
+        end(listen(&path).unwrap().0);
         assert_eq!(directory.names(), ["socket"]);
     }
 
@@ -278,7 +284,7 @@ mod tests {
         let path = directory.0.join("socket");
         for _ in 0..50 {
             // The file left behind by a dead process.
-            drop(listen(&path).unwrap());
+            end(listen(&path).unwrap().0);
             let won: Vec<_> = std::thread::scope(|scope| {
                 let racers: Vec<_> = (0..4).map(|_| scope.spawn(|| listen(&path))).collect();
                 racers.into_iter().filter_map(|racer| racer.join().unwrap().ok()).collect()
