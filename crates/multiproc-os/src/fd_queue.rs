@@ -16,6 +16,7 @@ use rustix::net::{
 };
 
 use crate::fd_passing::MAX_FDS;
+use crate::fd_passing::close_on_exec;
 
 /// Requested buffer size in bytes: enough for several hundred entries, if the system allows it.
 const BUFFER: usize = 4 << 20;
@@ -52,7 +53,11 @@ impl FdQueue {
             && sockopt::socket_domain(&socket).is_ok_and(|domain| domain == AddressFamily::UNIX)
             && matches!((own, rustix::net::getpeername(&socket)), (Ok(own), Ok(Some(peer))) if own == peer);
         match is_one {
-            true => Ok(FdQueue { socket }),
+            true => {
+                // It may have been inherited.
+                close_on_exec(socket.as_fd())?;
+                Ok(FdQueue { socket })
+            }
             false => Err(io::Error::new(io::ErrorKind::InvalidData, "not a socket that is connected to itself")),
         }
     }

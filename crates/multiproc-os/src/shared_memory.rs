@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
+use crate::fd_passing::close_on_exec;
 use crate::free_memory::MUCH;
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
@@ -118,11 +119,13 @@ impl SharedFile {
     /// `InvalidData` when `fd` is not a memory file, or could shrink.
     pub fn from_fd(fd: OwnedFd) -> io::Result<SharedFile> {
         let invalid = |what| io::Error::new(io::ErrorKind::InvalidData, what);
-        let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|_| invalid("it is no memory file"))?;
-        match seals.contains(SealFlags::SHRINK) {
-            true => Ok(SharedFile { fd }),
-            false => Err(invalid("it is a memory file that could shrink")),
+        let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|_| invalid("not a memory file"))?;
+        if !seals.contains(SealFlags::SHRINK) {
+            return Err(invalid("a memory file that could shrink"));
         }
+        // It may have been inherited.
+        close_on_exec(fd.as_fd())?;
+        Ok(SharedFile { fd })
     }
 
     /// The length of the file, in bytes.

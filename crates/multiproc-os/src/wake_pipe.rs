@@ -19,6 +19,7 @@ use std::time::Instant;
 use rustix::fs::{Mode, OFlags};
 
 use crate::epoll::{Epoll, Trigger};
+use crate::fd_passing::close_on_exec;
 use crate::poll::{PollFd, PollFlags, poll_until, wait_hung_up};
 
 /// A descriptor of a wake pipe, for reading and writing or for reading only.
@@ -128,8 +129,12 @@ impl WakePipe {
             rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) == rustix::fs::FileType::Fifo;
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         match is_pipe && flags.contains(OFlags::RDWR | OFlags::NONBLOCK) {
-            true => Ok(WakePipe { fd }),
-            false => Err(io::Error::new(io::ErrorKind::InvalidData, "it is no pipe open for reading and writing")),
+            true => {
+                // It may have been inherited.
+                close_on_exec(fd.as_fd())?;
+                Ok(WakePipe { fd })
+            }
+            false => Err(io::Error::new(io::ErrorKind::InvalidData, "not a pipe open for reading and writing")),
         }
     }
 
@@ -144,8 +149,11 @@ impl WakePipe {
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         let mode = flags & OFlags::RWMODE;
         match is_pipe && flags.contains(OFlags::NONBLOCK) && mode != OFlags::WRONLY {
-            true => Ok((WakePipe { fd }, mode == OFlags::RDONLY)),
-            false => Err(io::Error::new(io::ErrorKind::InvalidData, "it is no pipe that can be read")),
+            true => {
+                close_on_exec(fd.as_fd())?;
+                Ok((WakePipe { fd }, mode == OFlags::RDONLY))
+            }
+            false => Err(io::Error::new(io::ErrorKind::InvalidData, "not a pipe that can be read")),
         }
     }
 

@@ -34,11 +34,14 @@
 //! # What all objects have in common
 //!
 //! - **Descriptors.** An object is created by `new` or `create`, and opened in another process by
-//!   `from_fds`, with the descriptors of `to_fds` or `into_fds`, in their order. An object of another
-//!   kind, or of another version of this crate, is an error.
-//! - **Deadlines.** A call that waits takes a [`Deadline`](wait::deadline::Deadline), or a
-//!   `Duration` from now. A `try_` call waits for nothing, not even for the short operation of
-//!   another process; it returns `Busy` then.
+//!   `from_fds`, with the descriptors of `to_fds`, in their order. They are closed on exec: for a
+//!   program that inherits them, the child clears `FD_CLOEXEC` between fork(2) and exec(2), and
+//!   `from_fds` sets it again. An object of another kind, or of another version of this crate, is an
+//!   error.
+//! - **Deadlines.** A call that waits takes a [`Deadline`](wait::deadline::Deadline); those of queues
+//!   also take a `Duration` from now. A `try_` call waits for nothing, not even for the short
+//!   operation of another process; it returns `Busy` then. Calls without a deadline, such as
+//!   `release`, wait for such an operation for as long as it takes, also if the process is stopped.
 //! - **Signals.** A wait continues after a signal handler, unless its handle is `interruptible`.
 //! - **Deaths.** A process may be killed at any instruction. What it held is released or inherited,
 //!   and a wait that no process could end any more returns `Disconnected`. `PROTOCOL.md`,

@@ -695,7 +695,7 @@ mod tests {
     #[test]
     fn wrong_object() {
         let error = SlotTable::open(std::io::pipe().unwrap().0.into()).unwrap_err();
-        assert!(error.to_string().contains("invalid shareable list: it is no memory file"), "{error}");
+        assert!(error.to_string().contains("invalid shareable list: not a memory file"), "{error}");
         for (slots, used) in [(1, 0), (0, MAX_WORDS as u64 + 1), (u64::MAX, u64::MAX), (100, 399)] {
             let slot_table = slot_table(&[8]);
             slot_table.segment.slots.store(slots, Relaxed);

@@ -508,6 +508,51 @@ fn as_fd_is_level_triggered() {
     }
 }
 
+/// Descriptors that were inherited aren't inherited once more.
+#[test]
+fn from_fds_sets_close_on_exec() {
+    let flags = |fd: i32| {
+        // SAFETY: fcntl(2) with numbers.
+        unsafe { libc::fcntl(fd, libc::F_GETFD) }
+    };
+    let inherited = |fds: Vec<OwnedFd>| {
+        for fd in &fds {
+            assert_eq!(flags(fd.as_raw_fd()), libc::FD_CLOEXEC);
+            // SAFETY: as above.
+            assert_eq!(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) }, 0);
+        }
+        (fds.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>(), fds)
+    };
+    let queue = Queue::with_capacity(3).unwrap();
+    let (numbers, fds) = inherited(queue.to_fds().unwrap());
+    let _queue = Queue::from_fds(fds).unwrap();
+    assert!(numbers.iter().all(|fd| flags(*fd) == libc::FD_CLOEXEC));
+    let (numbers, fds) = inherited(queue.producer().to_fds().unwrap());
+    let _producer = Producer::from_fds(fds).unwrap();
+    assert!(numbers.iter().all(|fd| flags(*fd) == libc::FD_CLOEXEC));
+}
+
+/// A `Producer`'s descriptors don't count as a consumer, so no consumer can be made of them.
+#[test]
+fn descriptors_of_another_role() {
+    let invalid = |fds: Vec<OwnedFd>| {
+        assert_eq!(Consumer::from_fds(fds).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    };
+    let queue = Queue::new().unwrap();
+    invalid(queue.producer().to_fds().unwrap());
+    let mut too_many = queue.to_fds().unwrap();
+    too_many.push(File::open("/dev/null").unwrap().into());
+    invalid(too_many);
+    let mut too_few = queue.to_fds().unwrap();
+    too_few.pop();
+    invalid(too_few);
+    let consumer = Consumer::from_fds(queue.to_fds().unwrap()).unwrap();
+    let producer = Producer::from_fds(queue.to_fds().unwrap()).unwrap();
+    drop(queue);
+    producer.put(&[b"x"], &[], long()).unwrap();
+    assert_eq!(*consumer.get(long()).unwrap(), *b"x");
+}
+
 /// A process is stopped in the middle of an operation.
 #[test]
 fn try_never_waits() {

@@ -305,8 +305,8 @@ mod tests {
         let number = Segment::<Number>::create().unwrap();
         let fd = || number.as_fd().try_clone_to_owned().unwrap();
         for (result, text) in [
-            (Segment::<Other>::open(fd()).map(drop), "something else"),
-            (Segment::<Number>::open(std::io::pipe().unwrap().0.into()).map(drop), "no memory file"),
+            (Segment::<Other>::open(fd()).map(drop), "another kind"),
+            (Segment::<Number>::open(std::io::pipe().unwrap().0.into()).map(drop), "not a memory file"),
             (Segment::<Number>::open(multiproc_os::memfd::sealed("x", &[b"short"]).unwrap()).map(drop), "too short"),
         ] {
             let error = result.unwrap_err();

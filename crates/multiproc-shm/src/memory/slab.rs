@@ -156,7 +156,8 @@ impl Slab {
         let (used, capacity) = (&self.inner.header.used, self.capacity());
         let next = |used: u32| (used < capacity).then(|| used + 1);
         let index = used.fetch_update(SeqCst, SeqCst, next).map_err(|_| {
-            let error = format!("cannot create a {}: all {capacity} slots of the slab have been used", L::NAME);
+            let error =
+                format!("no slot is left for this object ({}): all {capacity} of the slab have been used", L::NAME);
             io::Error::new(io::ErrorKind::StorageFull, error)
         })?;
         let file = self.inner.header.shared_file().clone();

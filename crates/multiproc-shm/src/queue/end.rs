@@ -182,11 +182,13 @@ impl<R: Role> End<R> {
     }
 
     /// Makes a handle of the descriptors that [`to_fds`](End::to_fds) or
-    /// [`into_fds`](End::into_fds) returned, of a handle with any role.
+    /// [`into_fds`](End::into_fds) returned, in that order, of a handle of the same role or of a
+    /// [`Queue`]. Descriptors that were inherited are closed on exec from now on.
     ///
     /// # Errors
-    /// `InvalidData` if they are not the descriptors of a queue, or are those of a
-    /// [`JoinableQueue`](crate::queue::JoinableQueue); `ENOMEM`.
+    /// `InvalidData` if they are not the descriptors of a queue, are those of a [`Producer`] and
+    /// this handle could get, or are those of a [`JoinableQueue`](crate::queue::JoinableQueue);
+    /// `ENOMEM`. Descriptors of two queues that are mixed up are not detected.
     pub fn from_fds(fds: Vec<OwnedFd>) -> io::Result<End<R>> {
         End::open(fds, false)
     }
@@ -196,6 +198,9 @@ impl<R: Role> End<R> {
         let store = Store::open(fds)?;
         if store.is_joinable() != joinable {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it is a queue of another kind"));
+        }
+        if R::GETS && store.takers.is_read_only() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "these are the descriptors of a Producer"));
         }
         // `Store::open` has counted one handle of each kind. Uncount what this one can't do.
         if !R::PUTS {
@@ -210,8 +215,12 @@ impl<R: Role> End<R> {
         Ok(End::of(Arc::new(store)))
     }
 
-    /// Duplicates the descriptors of the queue, for a handle of the same role in another process.
-    /// As long as they are open, they count as a handle.
+    /// Duplicates the descriptors of the queue, for a handle of the same role in another process:
+    /// four, and five of a queue with a limit. They are closed on exec; for a program that inherits
+    /// them, the child clears `FD_CLOEXEC` before it executes that.
+    ///
+    /// As long as they are open, they count as a handle that could put, and unless they are those of
+    /// a [`Producer`], also as one that could get.
     ///
     /// # Errors
     /// `EMFILE`.

@@ -189,8 +189,8 @@ impl JoinableQueue {
     /// Waits until the work on all messages that were put is done, or until `deadline`.
     ///
     /// # Errors
-    /// [`Error::Timeout`]; [`Error::Disconnected`] when work is left and no other process is there
-    /// to do it.
+    /// [`Error::Timeout`]; [`Error::Disconnected`] when work is left and no other handle is there
+    /// to do it. A [`Task`] is not a handle: a thread that works on one keeps a clone of the queue.
     pub fn join(&self, deadline: impl Into<Deadline>) -> Result<(), Error> {
         let deadline = deadline.into();
         self.end.wait(|| self.end.store().join(deadline.instant(), self.end.to_put()))
@@ -246,7 +246,8 @@ impl AsFd for JoinableQueue {
 /// [done](Task::task_done). It derefs to its bytes.
 ///
 /// If it is dropped before that, for example by a panic, the message can be taken again, as if the
-/// process had died.
+/// process had died. The drop waits for a process that is stopped in the middle of an operation on
+/// the queue, as calls without a deadline do.
 #[must_use = "the message is delivered again if it is dropped"]
 pub struct Task {
     content: Content,

@@ -3,9 +3,9 @@
 //!
 //! | | |
 //! | --- | --- |
-//! | put | [`put`](End::put) of any number of parts with descriptors, [`buffer`](End::buffer) and [`put_buffer`](End::put_buffer) to write a message in place, [`try_put`](End::try_put) |
+//! | put | [`put`](End::put) and [`try_put`](End::try_put): any number of parts, which needn't be copied together first, with descriptors |
 //! | get | [`get`](End::get), [`get_with`](End::get_with) to read a small message in place, [`try_get`](End::try_get); a large [`Message`] is mapped, private and writable |
-//! | openness | until [`close`](End::close), or until no handle is left that could put (for consumers) or get (for producers); [`keep_open`](End::keep_open) counts the process instead of the handle |
+//! | openness | until [`close`](End::close), or until no handle is left that could put (for consumers) or get (for producers); [`keep_open`](End::keep_open) counts the process as well, as long as it has the handle, for what the handle can do |
 //! | readiness | the descriptor of a `Consumer` is readable while there are messages: [`as_fd`](End#impl-AsFd-for-End<R>) |
 //! | a task that must not be lost | [`JoinableQueue`]: a taken message is a lease until it is done |
 //!

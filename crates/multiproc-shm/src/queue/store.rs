@@ -143,7 +143,7 @@ impl Store {
         if limits.items == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the limit of the queue is zero"));
         }
-        Ok(Store {
+        let store = Store {
             ring: GrowableMapping::new(RING_AT, SMALLEST),
             arena: Arena::new(),
             fd_queue: FdQueue::from_fd(next()?)?,
@@ -159,7 +159,11 @@ impl Store {
             limits,
             leases: Leases::default(),
             shared,
-        })
+        };
+        match fds.next() {
+            None => Ok(store),
+            Some(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "a queue has fewer descriptors")),
+        }
     }
 
     /// Duplicates the descriptors that make up a queue, for another process, which can take items

@@ -117,7 +117,7 @@ impl Event {
         &self.object
     }
 
-    /// Makes a event of its object.
+    /// Makes an event of its object.
     pub fn from_object(object: Object<EventState>) -> Event {
         Event { object, is_interruptible: false }
     }

@@ -15,7 +15,8 @@ use crate::wait::deadline::Deadline;
 ///
 /// It belongs to the *process* that has acquired it. When that process dies, the lock is released,
 /// and the next caller that acquires it gets [`Acquired::Poisoned`]. It isn't reentrant, and
-/// doesn't know threads: a thread that acquires it twice waits until it is released. For a lock
+/// doesn't know threads: a thread that acquires it twice waits until it is released (and gets
+/// [`WaitError::Disconnected`] if no other handle is left that could release it). For a lock
 /// that belongs to a thread, and costs no system call and no ledger, use [`Lock`](super::Lock).
 ///
 /// It takes two descriptors, or none of its own [in a slab](ProcessLock::create_in). A clone is
@@ -108,7 +109,8 @@ impl ProcessLock {
     }
 
     /// Acquires the lock if it is free; returns `None` if a process holds it. Doesn't wait, not
-    /// even for an operation of another thread that takes a moment.
+    /// even for an operation of another thread that takes a moment. A process that was killed holds
+    /// the lock until it has ended, a moment later.
     ///
     /// # Errors
     /// As [`Semaphore::try_acquire`].
@@ -125,7 +127,8 @@ impl ProcessLock {
         }
     }
 
-    /// Releases the lock, whichever process holds it.
+    /// Releases the lock, whichever process holds it. Waits for as long as it takes if another
+    /// process is stopped in the middle of an operation on the lock.
     ///
     /// # Errors
     /// [`ReleaseError::NotHeld`] if no process does.

@@ -367,7 +367,9 @@ impl Semaphore {
         within(limit, || Ok(self.take()? || self.reclaim()? && self.take()?))
     }
 
-    /// Releases a permit: one that this process has, or else one that another process has.
+    /// Releases a permit: one that this process has, or else one that another process has. Waits
+    /// for as long as it takes if another process is stopped in the middle of an operation on the
+    /// semaphore.
     ///
     /// # Errors
     /// [`ReleaseError::NotHeld`] if no process has a permit.

@@ -109,6 +109,12 @@ impl Notifier {
         Ok(notifier)
     }
 
+    /// Returns whether the pipe came as a descriptor for reading only, with which a process can't
+    /// count as one that could make the change.
+    pub fn is_read_only(&self) -> bool {
+        self.state().read_only
+    }
+
     fn of(wake_pipe: WakePipe, tokens: Tokens, shared: bool) -> Notifier {
         let forks = at_fork::count();
         let state = State {

@@ -545,8 +545,8 @@ pub(crate) fn garbage<L: AnyLock>() {
         OwnedFd::from(file)
     };
     for (garbage, text) in [
-        (OwnedFd::from(std::io::pipe().unwrap().0), "it is no memory file"),
-        (std::fs::File::open("/proc/self/maps").unwrap().into(), "it is no memory file"),
+        (OwnedFd::from(std::io::pipe().unwrap().0), "not a memory file"),
+        (std::fs::File::open("/proc/self/maps").unwrap().into(), "not a memory file"),
         (memory(0), "it is "),
         (memory(100), "it is "),
         (memory(1 << 20), "it is "),

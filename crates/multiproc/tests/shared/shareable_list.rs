@@ -399,7 +399,7 @@ impl<'de> Deserialize<'de> for Other {
 fn garbage() {
     let pipe = OwnedFd::from(std::io::pipe().unwrap().0);
     let error = Process::new(|_: Foreign| (), (Foreign(pipe.into()),)).start().unwrap_err().to_string();
-    assert!(error.contains("invalid shareable list: it is no memory file"), "{error}");
+    assert!(error.contains("invalid shareable list: not a memory file"), "{error}");
     let error = Process::new(|_: Other| (), (Other(Lock::new().unwrap()),)).start().unwrap_err().to_string();
     assert!(error.contains("invalid shareable list: it is an object of another kind"), "{error}");
     let error = serde_json::to_string(&ShareableList::new([1]).unwrap()).unwrap_err().to_string();

@@ -409,13 +409,13 @@ fn forge() {
         let error = Process::new(|_: Forged| (), (forged,)).start().unwrap_err().to_string();
         assert!(error.contains(text), "{error}");
     };
-    reject(pipe(), None, "invalid shared memory: it is no memory file");
+    reject(pipe(), None, "invalid shared memory: not a memory file");
     reject(real(), None, "invalid shared memory");
     reject(memory_file(1 << 20, libc::F_SEAL_SHRINK), Some(real()), "it is an object of another kind");
     // All descriptors are genuine, except the memory itself.
     let control = control_of(&memory);
     for (other, text) in [
-        (pipe(), "it is no memory file"),
+        (pipe(), "not a memory file"),
         (memory_file(1 << 20, 0), "could shrink"),
         (memory_file(4096, libc::F_SEAL_SHRINK), "it is too short"),
         (memory_file(0, libc::F_SEAL_SHRINK), "it is too short"),

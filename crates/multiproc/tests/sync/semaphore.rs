@@ -377,12 +377,12 @@ fn check_garbage() {
     let pipe = || OwnedFd::from(std::io::pipe().unwrap().0);
     let file = || OwnedFd::from(std::fs::File::open("/proc/self/maps").unwrap());
     for (memory, wake_pipe, text) in [
-        (pipe(), pipe(), "it is no memory file"),
-        (file(), pipe(), "it is no memory file"),
+        (pipe(), pipe(), "not a memory file"),
+        (file(), pipe(), "not a memory file"),
         (memory_of("event"), pipe(), "it is too short"),
-        (memory_of("semaphore"), file(), "its wake pipe: it is no pipe"),
-        (memory_of("semaphore"), pipe(), "its wake pipe: it is no pipe"),
-        (memory_of("semaphore"), memory_of("semaphore"), "its wake pipe: it is no pipe"),
+        (memory_of("semaphore"), file(), "its wake pipe: not a pipe"),
+        (memory_of("semaphore"), pipe(), "its wake pipe: not a pipe"),
+        (memory_of("semaphore"), memory_of("semaphore"), "its wake pipe: not a pipe"),
     ] {
         let garbage = Garbage { memory: memory.into(), wake_pipe: wake_pipe.into() };
         let error = Process::new(|_: Garbage| (), (garbage,)).start().unwrap_err().to_string();
