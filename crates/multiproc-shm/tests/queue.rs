@@ -553,6 +553,24 @@ fn descriptors_of_another_role() {
     assert_eq!(*consumer.get(long()).unwrap(), *b"x");
 }
 
+/// A large message that can't be put at once isn't copied into the queue's memory first.
+#[test]
+fn refused_before_it_is_copied() {
+    let queue = Queue::with_limits(2, 1 << 20).unwrap();
+    queue.put(&[b"1"], &[], long()).unwrap();
+    let allocated = || queue.store().file().allocated().unwrap();
+    let before = allocated();
+    let huge = vec![1; 64 << 20];
+    assert!(matches!(queue.put(&[&huge], &[], long()), Err(Error::TooLarge)));
+    queue.put(&[b"2"], &[], long()).unwrap();
+    for _ in 0..3 {
+        assert!(matches!(queue.try_put(&[&huge[..1 << 19]], &[]), Err(Error::Full)));
+    }
+    assert_eq!(allocated(), before);
+    queue.close();
+    assert!(matches!(queue.try_put(&[&huge], &[]), Err(Error::Closed)));
+}
+
 /// A process is stopped in the middle of an operation.
 #[test]
 fn try_never_waits() {

@@ -453,6 +453,14 @@ impl<R: CanPut> End<R> {
             return self.put_item(&item(Body::Inline(small.bytes())), deadline);
         }
         let len = parts.iter().map(|part| part.len() as u64).sum();
+        // Before the message is copied. A put that waits copies it first, and then waits for room.
+        if self.is_closed() {
+            return Err(Error::Closed);
+        } else if len > self.limits().bytes {
+            return Err(Error::TooLarge);
+        } else if matches!(deadline, Deadline::Now) && self.is_full() {
+            return Err(Error::Full);
+        }
         let mut block = Block::new(&*self.store, len)?;
         for part in parts {
             block.fill(part).map_err(Error::io("no memory for it"))?;
