@@ -129,6 +129,12 @@ pub fn interruptible<R>(action: impl FnOnce() -> R) -> R {
     action()
 }
 
+/// Calls `action`, [interruptible] if `is_interruptible` is true.
+#[inline]
+pub fn interruptible_if<R>(is_interruptible: bool, action: impl FnOnce() -> R) -> R {
+    if is_interruptible { interruptible(action) } else { action() }
+}
+
 /// Whether the calling thread is in [`interruptible`].
 pub fn is_interruptible() -> bool {
     INTERRUPTIBLE.get()

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
-use multiproc_os::poll::interruptible;
+use multiproc_os::poll::interruptible_if;
 use multiproc_os::robust::copy_number;
 
 use crate::lock::spin_lock::{self, Limit};
@@ -351,7 +351,7 @@ impl<R: Role> End<R> {
     /// Calls `wait`, in which a signal handler ends waits if this handle is interruptible.
     #[inline]
     pub(super) fn wait<T>(&self, wait: impl FnOnce() -> T) -> T {
-        if self.is_interruptible { interruptible(wait) } else { wait() }
+        interruptible_if(self.is_interruptible, wait)
     }
 
     /// Counts this handle, if it takes, in a copy of the process made by fork(2).

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::Relea
 use std::time::Instant;
 
 use multiproc_os::identity::Identity;
-use multiproc_os::poll::interruptible;
+use multiproc_os::poll::interruptible_if;
 use multiproc_os::robust::copy_number;
 
 use crate::lock::spin_lock::{RobustSpinGuard, RobustSpinLock, Stalled, within};
@@ -478,7 +478,7 @@ impl Barrier {
     /// at the deadline.
     pub fn wait(&self, deadline: Deadline) -> Result<usize, BarrierError> {
         let wait = || self.wait_with(deadline.instant(), None::<fn()>);
-        let waited = if self.is_interruptible { interruptible(wait) } else { wait() };
+        let waited = interruptible_if(self.is_interruptible, wait);
         waited.map_err(|(cause, error)| match (cause, error) {
             (_, Some(error)) => BarrierError::Wait(error.into()),
             (BreakCause::Timeout(process), None) if process == pid() && deadline.has_passed() => {

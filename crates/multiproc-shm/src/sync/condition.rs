@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCs
 use std::time::{Duration, Instant};
 
 use multiproc_os::identity::Identity;
-use multiproc_os::poll::interruptible;
+use multiproc_os::poll::interruptible_if;
 use multiproc_os::{inotify, threads};
 
 use crate::lock::robust_word::{AcquireError, Holder, Poison};
@@ -271,7 +271,7 @@ impl Condition {
         let outcome = loop {
             lock.give_up();
             let wait = || self.wait_for_grant(number, deadline, lock.users(), alarm);
-            let outcome = if self.is_interruptible { interruptible(wait) } else { wait() };
+            let outcome = interruptible_if(self.is_interruptible, wait);
             if let Err(error) = acquire_again(lock, deadline) {
                 self.give_up(deadline);
                 return Err(error);

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use multiproc_os::poll::interruptible;
+use multiproc_os::poll::interruptible_if;
 
 use crate::lock::spin_lock::{RobustSpinLock, Stalled, within};
 use crate::memory::object::Object;
@@ -174,7 +174,7 @@ impl Event {
             let mut op = Set { object, found };
             within(deadline.limit(), || object.wait_queue.wait(object.notifier(), deadline.instant(), &mut op))
         };
-        Ok(if self.is_interruptible { interruptible(wait) } else { wait() }?)
+        Ok(interruptible_if(self.is_interruptible, wait)?)
     }
 
     /// As [`wait`](Event::wait) without a deadline, as a future.

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use multiproc_os::poll::interruptible;
+use multiproc_os::poll::interruptible_if;
 
 use crate::lock::robust_word::{AcquireError, LockMapping, PoisonableWord};
 use crate::lock::users::{self, Users};
@@ -167,8 +167,7 @@ impl Lock {
     /// [`WaitError::Interrupted`].
     #[inline]
     pub fn acquire(&self, deadline: Deadline) -> Result<Acquired, WaitError> {
-        let take = || self.take(deadline);
-        if self.is_interruptible { interruptible(take) } else { take() }?;
+        interruptible_if(self.is_interruptible, || self.take(deadline))?;
         Ok(Acquired::of(self.poisonable().poison()))
     }
 

@@ -6,7 +6,7 @@ use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use multiproc_os::poll::interruptible;
+use multiproc_os::poll::interruptible_if;
 
 use crate::lock::readers::{Entrance, MAX_READERS, Readers, RwAcquireError, Slot, WORDS};
 use crate::lock::robust_word::LockMapping;
@@ -114,7 +114,7 @@ impl RwLock {
     }
 
     fn acquire<R>(&self, take: impl FnOnce() -> Result<R, RwAcquireError>) -> Result<Acquired, WaitError> {
-        if self.is_interruptible { interruptible(take) } else { take() }?;
+        interruptible_if(self.is_interruptible, take)?;
         Ok(Acquired::of(self.mapping.turnstile().poison()))
     }
 

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst};
 
 use multiproc_os::identity::Identity;
-use multiproc_os::poll::interruptible;
+use multiproc_os::poll::interruptible_if;
 
 use crate::lock::spin_lock::{Limit, RobustSpinGuard, RobustSpinLock, Stalled, within};
 use crate::memory::object::Object;
@@ -336,7 +336,7 @@ impl Semaphore {
             let mut op = Acquire { semaphore: self, mine: 0 };
             self.object.wait_queue.wait(self.object.notifier(), deadline.instant(), &mut op)
         };
-        match if self.is_interruptible { interruptible(wait) } else { wait() } {
+        match interruptible_if(self.is_interruptible, wait) {
             Ok(result) => Ok(result?),
             Err(WaitFailure::Timeout) if self.acquire_now(Limit::Moment)? => Ok(()),
             Err(failure) => Err(failure.into()),
