@@ -15,7 +15,7 @@ use multiproc_shm::wait::deadline::Deadline;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::queue::{decode, not_created, put_value, received, send, waiting};
+use super::queue::{NAME, decode, put_value, received, send, waiting};
 use super::queue_error::{GetError, PutError};
 use super::wait::Waitable;
 use crate::create_error::CreateError;
@@ -77,7 +77,7 @@ impl<T> JoinableQueue<T> {
     /// # Errors
     /// Those of [`Queue::new`](crate::Queue::new).
     pub fn new() -> Result<JoinableQueue<T>, CreateError> {
-        shm_queue::JoinableQueue::new().map(JoinableQueue::of).map_err(not_created)
+        shm_queue::JoinableQueue::new().map(JoinableQueue::of).map_err(CreateError::of(NAME))
     }
 
     /// Creates a queue for at most `items` items at a time, and at least one. Items that have been
@@ -96,7 +96,7 @@ impl<T> JoinableQueue<T> {
     /// # Errors
     /// Those of [`Queue::new`](crate::Queue::new).
     pub fn with_limits(items: usize, bytes: u64) -> Result<JoinableQueue<T>, CreateError> {
-        shm_queue::JoinableQueue::with_limits(items, bytes).map(JoinableQueue::of).map_err(not_created)
+        shm_queue::JoinableQueue::with_limits(items, bytes).map(JoinableQueue::of).map_err(CreateError::of(NAME))
     }
 
     /// Returns the greatest number of items the queue may hold, or `None` if there is no limit.

@@ -157,10 +157,8 @@ pub(super) fn waiting(timeout: Duration) -> Deadline {
     Instant::now().checked_add(timeout).into()
 }
 
-/// The error of creating a queue.
-pub(super) fn not_created(source: std::io::Error) -> CreateError {
-    CreateError { what: "queue", source }
-}
+/// The name of a queue in errors.
+pub(super) const NAME: &str = "queue";
 
 impl<T> Queue<T> {
     /// Creates a queue without a limit.
@@ -168,7 +166,7 @@ impl<T> Queue<T> {
     /// # Errors
     /// [`CreateError`]: `EMFILE` at the limit of open files, `ENOSPC` or `ENOMEM` without memory.
     pub fn new() -> Result<Queue<T>, CreateError> {
-        End::new().map(QueueHandle::of).map_err(not_created)
+        End::new().map(QueueHandle::of).map_err(CreateError::of(NAME))
     }
 
     /// Creates a queue for at most `items` items at a time, and at least one.
@@ -186,7 +184,7 @@ impl<T> Queue<T> {
     /// # Errors
     /// Those of [`new`](Queue::new).
     pub fn with_limits(items: usize, bytes: u64) -> Result<Queue<T>, CreateError> {
-        End::with_limits(items, bytes).map(QueueHandle::of).map_err(not_created)
+        End::with_limits(items, bytes).map(QueueHandle::of).map_err(CreateError::of(NAME))
     }
 
     /// Returns an end that can only put items. If producers have only this, and the queue itself is

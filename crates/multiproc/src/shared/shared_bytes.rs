@@ -80,7 +80,7 @@ impl SharedBytes {
     /// [`CreateError`](crate::CreateError): no descriptor or no memory is left.
     pub fn copy_from_slice(bytes: &[u8]) -> Result<SharedBytes, CreateError> {
         let mut writer = SharedBytes::writer()?;
-        writer.file.write(bytes).map_err(not_made)?;
+        writer.file.write(bytes).map_err(CreateError::of(NAME))?;
         writer.finish()
     }
 
@@ -94,9 +94,9 @@ impl SharedBytes {
         loop {
             match reader.read(&mut buffer) {
                 Ok(0) => return writer.finish(),
-                Ok(len) => writer.file.write(&buffer[..len]).map_err(not_made)?,
+                Ok(len) => writer.file.write(&buffer[..len]).map_err(CreateError::of(NAME))?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(not_made(error)),
+                Err(error) => return Err(CreateError { what: NAME, source: error }),
             }
         }
     }
@@ -121,14 +121,14 @@ impl SharedBytes {
             fill(&mut []);
             return SharedBytes::copy_from_slice(&[]);
         }
-        let file = SharedFile::create(&format!("multiproc-{NAME}"), len as u64).map_err(not_made)?;
-        file.allocate(0, len as u64).map_err(not_made)?;
-        let mapping = Mapping::new(&file, 0, len.next_multiple_of(PAGE)).map_err(not_made)?;
+        let file = SharedFile::create(&format!("multiproc-{NAME}"), len as u64).map_err(CreateError::of(NAME))?;
+        file.allocate(0, len as u64).map_err(CreateError::of(NAME))?;
+        let mapping = Mapping::new(&file, 0, len.next_multiple_of(PAGE)).map_err(CreateError::of(NAME))?;
         // SAFETY: this number of bytes is mapped, and no other code has the file yet.
         fill(unsafe { std::slice::from_raw_parts_mut(mapping.start().as_ptr(), len) });
         drop(mapping);
-        file.freeze().map_err(not_made)?;
-        SharedBytes::open(file.into(), 0, len as u64).map_err(not_made)
+        file.freeze().map_err(CreateError::of(NAME))?;
+        SharedBytes::open(file.into(), 0, len as u64).map_err(CreateError::of(NAME))
     }
 
     /// Creates a writer for bytes that are written from front to back.
@@ -153,7 +153,7 @@ impl SharedBytes {
     /// [`CreateError`](crate::CreateError): no descriptor is left.
     pub fn writer() -> Result<SharedBytesWriter, CreateError> {
         Ok(SharedBytesWriter {
-            file: Growing::create(&format!("multiproc-{NAME}")).map_err(not_made)?,
+            file: Growing::create(&format!("multiproc-{NAME}")).map_err(CreateError::of(NAME))?,
             buffer: Vec::new(),
         })
     }
@@ -246,10 +246,6 @@ impl SharedBytes {
     pub fn prefault(&self) {
         self.inner.bytes.populate(self.range.clone());
     }
-}
-
-fn not_made(source: io::Error) -> CreateError {
-    CreateError { what: NAME, source }
 }
 
 impl Deref for SharedBytes {
@@ -418,9 +414,9 @@ impl SharedBytesWriter {
     /// # Errors
     /// [`CreateError`](crate::CreateError): no memory is left.
     pub fn finish(mut self) -> Result<SharedBytes, CreateError> {
-        self.flush().map_err(not_made)?;
-        let (file, len) = self.file.seal().map_err(not_made)?;
-        SharedBytes::open(file, 0, len).map_err(not_made)
+        self.flush().map_err(CreateError::of(NAME))?;
+        let (file, len) = self.file.seal().map_err(CreateError::of(NAME))?;
+        SharedBytes::open(file, 0, len).map_err(CreateError::of(NAME))
     }
 }
 
