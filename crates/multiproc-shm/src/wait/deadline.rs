@@ -33,10 +33,14 @@ impl Deadline {
     /// Returns the deadline `timeout` from now: [`Now`](Deadline::Now) for a timeout of zero, and
     /// [`Never`](Deadline::Never) for one that ends beyond the range of the clock.
     pub fn after(timeout: Duration) -> Deadline {
-        match timeout.is_zero() {
-            true => Deadline::Now,
-            false => Instant::now().checked_add(timeout).into(),
-        }
+        if timeout.is_zero() { Deadline::Now } else { Deadline::from_now(timeout) }
+    }
+
+    /// As [`after`](Deadline::after), but a timeout of zero is a deadline that has just passed, not
+    /// [`Now`](Deadline::Now): for calls whose error for a timeout is another one than that of a
+    /// call that doesn't wait. `None` is [`Never`](Deadline::Never).
+    pub fn from_now(timeout: impl Into<Option<Duration>>) -> Deadline {
+        timeout.into().and_then(|timeout| Instant::now().checked_add(timeout)).into()
     }
 
     /// Returns whether the deadline has passed.

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use multiproc_os::{fd_passing, poll, socket};
+use multiproc_shm::wait::deadline::Deadline;
 
 use super::address::{Address, Peer};
 use super::auth::{self, HeaderError, Key, NAME, Role, Transcript};
@@ -68,7 +69,7 @@ pub fn connect_timeout<S, R>(
     timeout: impl Into<Option<Duration>>,
 ) -> Result<Connection<S, R>, ConnectError> {
     let (address, key) = (address.into(), key.into());
-    let deadline = timeout.into().and_then(|timeout| Instant::now().checked_add(timeout));
+    let deadline = Deadline::from_now(timeout).instant();
     let (mut pause, mut resets) = (FIRST_PAUSE, 0);
     loop {
         let kind = match link(&address, key.as_ref(), deadline) {

@@ -24,7 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::address::Peer;
 use super::error::{RecvError, RecvErrorKind, SendError, SendErrorKind};
-use super::socket_deadline::{SocketDeadline, deadline_after};
+use super::socket_deadline::SocketDeadline;
 use super::{kind, local, stream};
 use crate::handle;
 use crate::sendable::Sendable;
@@ -143,7 +143,7 @@ impl<T> Sender<T> {
     /// # Errors
     /// The errors of [`send_timeout`](Sender::send_timeout).
     pub fn send_bytes_timeout(&self, bytes: &[u8], timeout: Duration) -> Result<(), SendError<()>> {
-        self.bytes(bytes, deadline_after(Some(timeout)))
+        self.bytes(bytes, Deadline::from_now(timeout))
     }
 
     fn bytes(&self, bytes: &[u8], deadline: Deadline) -> Result<(), SendError<()>> {
@@ -201,7 +201,7 @@ impl<T: Sendable> Sender<T> {
     /// `Timeout` when there was no room; over TCP, `Unfinished` when there was room for a part of
     /// it. Otherwise those of [`send`](Sender::send).
     pub fn send_timeout(&self, value: T, timeout: Duration) -> Result<(), SendError<T>> {
-        self.value(value, deadline_after(Some(timeout)))
+        self.value(value, Deadline::from_now(timeout))
     }
 
     fn value(&self, value: T, deadline: Deadline) -> Result<(), SendError<T>> {
@@ -280,7 +280,7 @@ impl<T> Receiver<T> {
     /// or connection is not an error here: this returns true, and the next receive returns the
     /// error.
     pub fn poll(&self, timeout: impl Into<Option<Duration>>) -> Result<bool, RecvError> {
-        let deadline = deadline_after(timeout.into());
+        let deadline = Deadline::from_now(timeout);
         self.poll_with(deadline).map_err(|error| self.error(RecvErrorKind::Io(error)))
     }
 
@@ -333,7 +333,7 @@ impl<T> Receiver<T> {
     /// `Timeout` when there was no message. Otherwise those of
     /// [`recv_bytes`](Receiver::recv_bytes).
     pub fn recv_bytes_timeout(&self, timeout: Duration) -> Result<Vec<u8>, RecvError> {
-        self.bytes(self.limit, deadline_after(Some(timeout)))
+        self.bytes(self.limit, Deadline::from_now(timeout))
     }
 
     /// Like [`recv_bytes`](Receiver::recv_bytes), but into `buffer`: replaces its content and
@@ -451,7 +451,7 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// # Errors
     /// `Timeout` when there was no message. Otherwise those of [`recv`](Receiver::recv).
     pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvError> {
-        self.value(deadline_after(Some(timeout)))
+        self.value(Deadline::from_now(timeout))
     }
 
     fn value(&self, deadline: Deadline) -> Result<T, RecvError> {

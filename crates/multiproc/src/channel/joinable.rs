@@ -15,7 +15,7 @@ use multiproc_shm::wait::deadline::Deadline;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::queue::{NAME, decode, put_value, received, send, waiting};
+use super::queue::{NAME, decode, put_value, received, send};
 use super::queue_error::{GetError, PutError};
 use super::wait::Waitable;
 use crate::create_error::CreateError;
@@ -153,7 +153,7 @@ impl<T> JoinableQueue<T> {
     /// # Errors
     /// [`GetError::Timeout`], [`GetError::Disconnected`].
     pub fn join_timeout(&self, timeout: Duration) -> Result<(), GetError> {
-        Ok(self.queue.join(waiting(timeout))?)
+        Ok(self.queue.join(Deadline::from_now(timeout))?)
     }
 }
 
@@ -180,7 +180,7 @@ impl<T: Sendable> JoinableQueue<T> {
     /// # Errors
     /// Those of [`Queue::put_timeout`](crate::Queue::put_timeout).
     pub fn put_timeout(&self, item: T, timeout: Duration) -> Result<(), PutError<T>> {
-        put_value(self.queue.end(), item, waiting(timeout))
+        put_value(self.queue.end(), item, Deadline::from_now(timeout))
     }
 
     /// Takes the oldest item, or first of all one with which a consumer has died. Waits while there
@@ -205,7 +205,7 @@ impl<T: Sendable> JoinableQueue<T> {
     /// # Errors
     /// Those of [`get`](JoinableQueue::get); [`GetError::Timeout`].
     pub fn get_timeout(&self, timeout: Duration) -> Result<Task<T>, GetError> {
-        self.take(waiting(timeout))
+        self.take(Deadline::from_now(timeout))
     }
 
     /// Returns an iterator over the items, which waits for each. It ends when the queue is empty,

@@ -20,7 +20,6 @@ use super::connection::{Connection, Link, Receiver, Sender};
 use super::handshakes::{BacklogEntry, Handshakes, ListenerShared};
 use super::link_error::{ListenError, ListenErrorKind, Refusal};
 use super::pipe::one_way;
-use super::socket_deadline::deadline_after;
 use super::socket_files::Kept;
 use super::wait::Waitable;
 use crate::{handle, log};
@@ -212,7 +211,7 @@ impl Listener {
     /// `Timeout` when no client has completed the handshake in time; the error's text names the
     /// last client that was refused. Otherwise those of [`accept`](Listener::accept).
     pub fn accept_timeout<S, R>(&self, timeout: Duration) -> Result<Connection<S, R>, ListenError> {
-        self.accept_with(deadline_after(Some(timeout)))
+        self.accept_with(Deadline::from_now(timeout))
     }
 
     fn accept_with<S, R>(&self, deadline: Deadline) -> Result<Connection<S, R>, ListenError> {

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use multiproc_shm::lock::spin_lock::within;
 use multiproc_shm::memory::scratch::Scratch;
@@ -149,12 +149,6 @@ pub(super) fn decode<T: DeserializeOwned>(taken: Taken, bytes: &[u8]) -> Result<
         handles => FdBundle::received(taken.fds, handles).ok_or_else(|| cannot("its handles are missing"))?,
     };
     codec::decode_from(bytes, bundle).map_err(GetError::Decode)
-}
-
-/// The deadline of a call that waits for at most `timeout`. Even with a timeout of zero it isn't
-/// [`Deadline::Now`]: such a call fails for its timeout, not because the queue is full or empty.
-pub(super) fn waiting(timeout: Duration) -> Deadline {
-    Instant::now().checked_add(timeout).into()
 }
 
 /// The name of a queue in errors.
@@ -345,7 +339,7 @@ impl<T: Sendable, R: CanPut> QueueHandle<T, R> {
     /// # Errors
     /// Those of [`put`](Self::put); [`PutErrorKind::Timeout`].
     pub fn put_timeout(&self, item: T, timeout: Duration) -> Result<(), PutError<T>> {
-        put_value(&self.end, item, waiting(timeout))
+        put_value(&self.end, item, Deadline::from_now(timeout))
     }
 
     /// Puts bytes as they are, for [`get_bytes`](Queue::get_bytes). They are copied once.
@@ -370,7 +364,7 @@ impl<T: Sendable, R: CanPut> QueueHandle<T, R> {
     /// # Errors
     /// Those of [`put`](Self::put); [`PutErrorKind::Timeout`].
     pub fn put_bytes_timeout(&self, bytes: &[u8], timeout: Duration) -> Result<(), PutErrorKind> {
-        Ok(self.end.put(&[bytes], &[], waiting(timeout))?)
+        Ok(self.end.put(&[bytes], &[], Deadline::from_now(timeout))?)
     }
 }
 
@@ -416,7 +410,7 @@ impl<T: Sendable, R: CanGet> QueueHandle<T, R> {
     /// # Errors
     /// Those of [`get`](Self::get); [`GetError::Timeout`].
     pub fn get_timeout(&self, timeout: Duration) -> Result<T, GetError> {
-        self.get_value(waiting(timeout))
+        self.get_value(Deadline::from_now(timeout))
     }
 
     /// Takes the oldest item as bytes: what [`put_bytes`](Queue::put_bytes) was given, or a value
@@ -441,7 +435,7 @@ impl<T: Sendable, R: CanGet> QueueHandle<T, R> {
     /// # Errors
     /// Those of [`get`](Self::get); [`GetError::Timeout`].
     pub fn get_bytes_timeout(&self, timeout: Duration) -> Result<Message, GetError> {
-        Ok(self.end.get(waiting(timeout))?)
+        Ok(self.end.get(Deadline::from_now(timeout))?)
     }
 
     /// Returns an iterator over the items, which waits for each. It ends when the queue is

@@ -2,18 +2,11 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
 
 use multiproc_os::poll;
 use multiproc_shm::wait::deadline::Deadline;
 
 use super::error::{RecvErrorKind, SendErrorKind};
-
-/// The deadline of a call with this timeout; no timeout is no deadline. A timeout of zero is not
-/// [`Deadline::Now`], since the error is then `Timeout`, and not that of a call that doesn't wait.
-pub(crate) fn deadline_after(timeout: Option<Duration>) -> Deadline {
-    timeout.and_then(|timeout| Instant::now().checked_add(timeout)).into()
-}
 
 /// Waits for sockets until a deadline, and makes the errors for a deadline that has passed.
 pub(crate) trait SocketDeadline {

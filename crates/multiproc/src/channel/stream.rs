@@ -687,7 +687,6 @@ pub(crate) fn read_all(bytes: &[u8]) -> (Vec<Read>, bool) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::socket_deadline::deadline_after;
     use super::*;
     use proptest::collection::vec;
     use proptest::prelude::*;
@@ -802,7 +801,7 @@ mod tests {
         let tx = Tx::new(socket.into());
         // More than can be sent in this time.
         let large = vec![7; 128 << 20];
-        let deadline = deadline_after(Some(std::time::Duration::from_millis(5)));
+        let deadline = Deadline::from_now(std::time::Duration::from_millis(5));
         let error = tx.send_bytes(b'b', &large, deadline).unwrap_err();
         assert!(matches!(error, SendErrorKind::Unfinished), "{error}");
         let gone = lock(&tx.outbox).rest.as_ref().expect("a part is left").gone;
@@ -834,7 +833,7 @@ mod tests {
         let rx = Rx::new(endless(header.to_vec()).into());
         assert!(rx.poll(1000, Deadline::Never).unwrap());
         assert!(matches!(rx.recv(1000, Deadline::Now), Err(RecvErrorKind::TooLong { .. })));
-        let deadline = || deadline_after(Some(std::time::Duration::from_millis(20)));
+        let deadline = || Deadline::from_now(std::time::Duration::from_millis(20));
         assert!(matches!(rx.recv(1000, deadline()), Err(RecvErrorKind::Timeout)));
         assert!(matches!(rx.recv(1000, Deadline::Now), Err(RecvErrorKind::Empty)));
         let rx = Rx::new(endless(header.to_vec()).into());

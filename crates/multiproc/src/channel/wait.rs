@@ -9,7 +9,6 @@ use multiproc_os::poll;
 use multiproc_shm::wait::deadline::Deadline;
 
 use super::connection::{Connection, Receiver};
-use super::socket_deadline::deadline_after;
 use crate::handle::Handle;
 use crate::sync::WaitError;
 
@@ -170,7 +169,7 @@ pub trait Waitable {
 /// end of a TCP connection that another process uses.
 #[doc(alias = "wait")]
 pub fn wait_any(objects: &[&dyn Waitable], timeout: impl Into<Option<Duration>>) -> Result<Vec<usize>, WaitError> {
-    let deadline = deadline_after(timeout.into());
+    let deadline = Deadline::from_now(timeout);
     if objects.is_empty() && deadline.instant().is_none() {
         return Ok(Vec::new());
     }

@@ -10,10 +10,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use multiproc_os::signal::{SIGINT, SIGKILL, SIGTERM};
+use multiproc_shm::wait::deadline::Deadline;
 use serde::de::DeserializeOwned;
 
 use super::error::ChildError;
-use super::wait;
 use crate::channel::wait::Waitable;
 use crate::runtime::child::ChildRecord;
 use crate::spec::status::{ExitStatus, JoinError, JoinErrorKind};
@@ -103,7 +103,7 @@ impl ProcessHandle {
     /// # Errors
     /// As [`wait`](ProcessHandle::wait).
     pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>, ChildError> {
-        self.wait_until(wait::deadline(Some(timeout)))
+        self.wait_until(Deadline::from_now(timeout).instant())
     }
 
     /// Returns the status if the process has ended, without waiting.
@@ -435,7 +435,7 @@ impl<T: DeserializeOwned> Child<T> {
     /// [`JoinError`] that `join` returns.
     pub fn join_timeout(mut self, timeout: Duration) -> Result<Result<T, JoinError>, Child<T>> {
         self.stdin = None;
-        match self.handle.record.wait_until(wait::deadline(Some(timeout))) {
+        match self.handle.record.wait_until(Deadline::from_now(timeout).instant()) {
             Ok(Some(status)) => Ok(self.handle.record.value(status)),
             Ok(None) => Err(self),
             Err(error) => Ok(Err(JoinError::new(self.name(), JoinErrorKind::Wait(error)))),

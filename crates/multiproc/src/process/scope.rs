@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use multiproc_os::signal::{SIGKILL, SIGTERM};
 use multiproc_os::threads;
+use multiproc_shm::wait::deadline::Deadline;
 
 use super::arguments::Arguments;
 use super::builder::Process;
@@ -18,7 +19,6 @@ use super::child::{Child, ProcessHandle};
 use super::error::ChildError;
 use super::outcome::Outcome;
 use super::run::Run;
-use super::wait::deadline;
 use crate::log;
 use crate::runtime::children::grace_period;
 use crate::spec::status::{JoinError, JoinErrorKind};
@@ -226,7 +226,7 @@ pub(super) fn end(running: Vec<&ProcessHandle>, of: &str) -> Vec<JoinError> {
         log::event(log::Level::Info, format_args!("calling terminate() for process {} of {of}", process.name()));
         let _ = process.signal(SIGTERM);
     }
-    let deadline = deadline(Some(grace_period()));
+    let deadline = Deadline::from_now(grace_period()).instant();
     let mut stubborn: Vec<_> =
         running.into_iter().filter(|process| matches!(process.wait_until(deadline), Ok(None))).collect();
     let mut left = Vec::new();

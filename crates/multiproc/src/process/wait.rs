@@ -1,6 +1,8 @@
 //! Waiting for several processes to end.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use multiproc_shm::wait::deadline::Deadline;
 
 use super::child::ProcessHandle;
 use super::error::WaitAllError;
@@ -50,7 +52,7 @@ where
     I::Item: AsRef<ProcessHandle>,
 {
     let timeout = timeout.into();
-    let deadline = deadline(timeout);
+    let deadline = Deadline::from_now(timeout).instant();
     let children: Vec<I::Item> = children.into_iter().collect();
     let mut statuses = Vec::with_capacity(children.len());
     let mut running = Vec::new();
@@ -66,9 +68,4 @@ where
         true => Ok(statuses),
         false => Err(WaitAllError::Timeout { running, of: children.len(), timeout: timeout.unwrap_or(Duration::MAX) }),
     }
-}
-
-/// The deadline of a timeout; none if it lies beyond the clock's range.
-pub(crate) fn deadline(timeout: Option<Duration>) -> Option<Instant> {
-    timeout.and_then(|timeout| Instant::now().checked_add(timeout))
 }

@@ -3,11 +3,12 @@
 //! A [`shm::Barrier`], with a ledger of the processes that have arrived. See `sync/PROTOCOL.md` of
 //! `multiproc-shm`, "Barrier".
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{fmt, io};
 
 use multiproc_shm::sync as shm;
 use multiproc_shm::sync::barrier::BreakCause;
+use multiproc_shm::wait::deadline::Deadline;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::travel;
@@ -155,7 +156,7 @@ impl Barrier {
         timeout: Option<Duration>,
         action: Option<impl FnOnce()>,
     ) -> Result<BarrierWaitResult, BarrierError> {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let deadline = Deadline::from_now(timeout).instant();
         match self.inner.wait_with(deadline, action) {
             Ok(index) => Ok(BarrierWaitResult { index }),
             Err((_, Some(error))) => Err(BarrierError::Io(error)),

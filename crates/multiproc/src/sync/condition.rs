@@ -13,6 +13,7 @@ use multiproc_shm::memory::segment::Layout;
 use multiproc_shm::sync as shm;
 use multiproc_shm::sync::condition::Tickets;
 use multiproc_shm::sync::lock::LockState;
+use multiproc_shm::wait::deadline::Deadline;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::{LockError, Misuse, Poisoned};
@@ -145,7 +146,7 @@ impl Condition {
     /// As for [`Lock::lock`].
     pub fn lock_timeout(&self, timeout: Duration) -> Result<Option<ConditionGuard<'_>>, LockError<ConditionGuard<'_>>> {
         let begun = Instant::now();
-        self.inner.enlist(deadline(timeout).into(), self.lock.inner.users().users);
+        self.inner.enlist(Deadline::from_now(timeout).limit(), self.lock.inner.users().users);
         let lock = self.lock.lock_timeout(timeout.saturating_sub(begun.elapsed()));
         lock.map(|guard| Some(self.guard(guard?))).map_err(|error| self.guarded(error))
     }
@@ -235,7 +236,7 @@ impl ConditionGuard<'_> {
     /// As for [`wait`](ConditionGuard::wait); [`ConditionError::Stopped`], without the lock, when
     /// the time is up and the process that holds the lock is stopped.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<bool, ConditionError> {
-        self.wait_until(deadline(timeout))
+        self.wait_until(Deadline::from_now(timeout).instant())
     }
 
     /// Waits until `is_so` returns true. It is called with the lock held: now, and after each
@@ -275,7 +276,7 @@ impl ConditionGuard<'_> {
         mut is_so: impl FnMut() -> bool,
         timeout: Duration,
     ) -> Result<bool, ConditionError> {
-        let deadline = deadline(timeout);
+        let deadline = Deadline::from_now(timeout).instant();
         loop {
             if is_so() {
                 return Ok(true);
@@ -326,10 +327,6 @@ impl ConditionGuard<'_> {
             Err(_) => Err(ConditionError::Misuse(Misuse::NotHeld("condition"))),
         }
     }
-}
-
-fn deadline(timeout: Duration) -> Option<Instant> {
-    Instant::now().checked_add(timeout)
 }
 
 impl Drop for ConditionGuard<'_> {
