@@ -374,16 +374,21 @@ impl Semaphore {
     /// # Errors
     /// [`ReleaseError::NotHeld`] if no process has a permit.
     pub fn release(&self) -> Result<(), ReleaseError> {
-        let object = &self.object;
-        let notifier = object.notifier();
+        let notifier = self.object.notifier();
         let guard = self.lock_endlessly();
-        let (index, owner, note) =
-            self.entry_with_one_less().or_else(|| self.any_entry_with_one_less()).ok_or(ReleaseError::NotHeld)?;
+        let entry = self.entry_with_one_less().or_else(|| self.any_entry_with_one_less());
+        self.free_one(notifier, guard, entry.ok_or(ReleaseError::NotHeld)?);
+        Ok(())
+    }
+
+    /// Adds a free permit, and changes the entry from which it comes.
+    #[inline(always)]
+    fn free_one(&self, notifier: &Notifier, guard: RobustSpinGuard<'_>, (index, owner, note): (u32, u64, u64)) {
+        let object = &self.object;
         object.wait_queue.before_change(notifier);
         self.change(index, owner, note, object.free.load(Relaxed).saturating_add(1), object.total.load(Relaxed));
         drop(guard);
         object.wait_queue.after_change(1);
-        Ok(())
     }
 
     /// As [`entry_with_one_less`](Semaphore::entry_with_one_less), for another entry of this
@@ -406,17 +411,9 @@ impl Semaphore {
     pub fn give_back(&self) {
         let notifier = self.object.notifier();
         let guard = self.lock_endlessly();
-        let Some((index, owner, note)) = self.entry_with_one_less() else { return };
-        self.object.wait_queue.before_change(notifier);
-        self.change(
-            index,
-            owner,
-            note,
-            self.object.free.load(Relaxed).saturating_add(1),
-            self.object.total.load(Relaxed),
-        );
-        drop(guard);
-        self.object.wait_queue.after_change(1);
+        if let Some(entry) = self.entry_with_one_less() {
+            self.free_one(notifier, guard, entry);
+        }
     }
 
     /// Removes a permit that this process has acquired, so that the semaphore has one less, and the
