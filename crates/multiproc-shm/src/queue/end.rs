@@ -27,7 +27,7 @@ use crate::queue::role::{Both, CanGet, CanPut, GetOnly, PutOnly, Role};
 use crate::queue::store::Store;
 use crate::wait::change_rate;
 use crate::wait::deadline::Deadline;
-use crate::wait::notifier::ViaHandle;
+use crate::wait::notifier::{Notifier, ViaHandle};
 
 /// A handle of a queue that puts and takes items. See [`End`].
 pub type Queue = End<Both>;
@@ -167,16 +167,8 @@ impl<R: Role> End<R> {
 
     /// Creates another handle of the same queue, with the same options.
     fn another<S: Role>(&self) -> End<S> {
-        if S::PUTS {
-            self.store.items.add_opener();
-        }
-        if S::GETS {
-            self.store.takers.add_opener();
-            if let Some(room) = &self.store.room {
-                room.add_opener();
-            }
-        }
-        let mut other = End::of(self.store.clone());
+        let mut other: End<S> = End::of(self.store.clone());
+        other.store.for_each_notifier(S::PUTS, S::GETS, Notifier::add_opener);
         other.is_interruptible = self.is_interruptible;
         if self.keeps_open { other.keep_open() } else { other }
     }
@@ -203,15 +195,7 @@ impl<R: Role> End<R> {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "these are the descriptors of a Producer"));
         }
         // `Store::open` has counted one handle of each kind. Uncount what this one can't do.
-        if !R::PUTS {
-            store.items.remove_opener();
-        }
-        if !R::GETS {
-            store.takers.remove_opener();
-            if let Some(room) = &store.room {
-                room.remove_opener();
-            }
-        }
+        store.for_each_notifier(!R::PUTS, !R::GETS, |notifier| _ = notifier.remove_opener());
         Ok(End::of(Arc::new(store)))
     }
 
@@ -255,7 +239,7 @@ impl<R: Role> End<R> {
     /// ```
     pub fn keep_open(mut self) -> End<R> {
         if !std::mem::replace(&mut self.keeps_open, true) {
-            self.pinned(|notifier| notifier.pin());
+            self.store.for_each_notifier(R::PUTS, R::GETS, Notifier::pin);
         }
         self
     }
@@ -268,19 +252,6 @@ impl<R: Role> End<R> {
     pub fn interruptible(mut self) -> End<R> {
         self.is_interruptible = true;
         self
-    }
-
-    /// Calls `change` with the notifiers of what this handle could do.
-    fn pinned(&self, change: impl Fn(&crate::wait::notifier::Notifier)) {
-        if R::PUTS {
-            change(&self.store.items);
-        }
-        if R::GETS {
-            change(&self.store.takers);
-            if let Some(room) = &self.store.room {
-                change(room);
-            }
-        }
     }
 
     /// Returns the number of messages in the queue at this moment. Other processes may put and take
@@ -383,6 +354,13 @@ impl<R: Role> End<R> {
     }
 }
 
+/// The descriptors of a bundle, to be put with an item.
+#[inline]
+fn borrowed(bundle: &FdBundle) -> Vec<BorrowedFd<'_>> {
+    // Without the iteration where there are none, as for most items.
+    if bundle.count() == 0 { Vec::new() } else { bundle.parts().iter().map(AsFd::as_fd).collect() }
+}
+
 impl<R: CanPut> End<R> {
     /// Puts a message: the bytes of `parts`, one part after the other, with duplicates of `fds`.
     /// Waits until `deadline` while the queue is full. A message is put as a whole or not at all,
@@ -436,8 +414,7 @@ impl<R: CanPut> End<R> {
             return self.put_with(parts, fds, fds.len() as u32, deadline);
         }
         let bundle = FdBundle::pack_borrowed(fds).map_err(Error::io("its descriptors"))?;
-        let packed: Vec<BorrowedFd<'_>> = bundle.parts().iter().map(AsFd::as_fd).collect();
-        self.put_with(parts, &packed, bundle.count(), deadline)
+        self.put_with(parts, &borrowed(&bundle), bundle.count(), deadline)
     }
 
     #[inline]
@@ -517,12 +494,8 @@ impl<R: CanPut> End<R> {
         fds: &FdBundle,
         deadline: Deadline,
     ) -> Result<(), Error> {
-        let mut parts = Vec::new();
-        if fds.count() != 0 {
-            parts.extend(fds.parts().iter().map(AsFd::as_fd));
-        }
-        let body = buffer.finish().map_err(Error::io("no memory for its value"))?;
-        self.put_item(&Item { body, raw, fds: &parts, handles: fds.count() }, deadline)?;
+        let parts = borrowed(fds);
+        self.put_item(&buffer.item(raw, &parts, fds.count())?, deadline)?;
         buffer.leave();
         Ok(())
     }
@@ -531,13 +504,8 @@ impl<R: CanPut> End<R> {
     #[cfg(feature = "async")]
     #[doc(hidden)]
     pub async fn put_buffer_async(&self, buffer: &mut ItemBuffer<'_>, raw: bool, fds: &FdBundle) -> Result<(), Error> {
-        let mut parts = Vec::new();
-        if fds.count() != 0 {
-            parts.extend(fds.parts().iter().map(AsFd::as_fd));
-        }
-        let body = buffer.finish().map_err(Error::io("no memory for its value"))?;
-        let item = Item { body, raw, fds: &parts, handles: fds.count() };
-        self.store.put_async(&item, self.to_put()).await?;
+        let parts = borrowed(fds);
+        self.store.put_async(&buffer.item(raw, &parts, fds.count())?, self.to_put()).await?;
         buffer.leave();
         Ok(())
     }
@@ -597,9 +565,8 @@ impl<R: CanGet> End<R> {
     /// without memory or descriptors for the message, which stays in the queue.
     #[inline]
     pub fn get(&self, deadline: impl Into<Deadline>) -> Result<Message, Error> {
-        let deadline = deadline.into();
         let mut scratch = Scratch::new();
-        let taken = spin_lock::within(deadline.limit(), || self.take(&mut scratch, deadline))?;
+        let taken = self.take_until(&mut scratch, deadline.into())?;
         Message::of(taken, &scratch, &self.store)
     }
 
@@ -611,7 +578,7 @@ impl<R: CanGet> End<R> {
     /// Those of [`get`](End::get); [`Error::Empty`], [`Error::Busy`].
     pub fn try_get(&self) -> Result<Message, Error> {
         let mut scratch = Scratch::new();
-        let taken = spin_lock::within(Limit::Zero, || self.take(&mut scratch, Deadline::Now))?;
+        let taken = self.take_at_once(&mut scratch)?;
         Message::of(taken, &scratch, &self.store)
     }
 
@@ -654,9 +621,8 @@ impl<R: CanGet> End<R> {
         small: impl FnOnce(&[u8]) -> T,
         large: impl FnOnce(Message) -> T,
     ) -> Result<T, Error> {
-        let deadline = deadline.into();
         let mut scratch = Scratch::new();
-        let taken = spin_lock::within(deadline.limit(), || self.take(&mut scratch, deadline))?;
+        let taken = self.take_until(&mut scratch, deadline.into())?;
         self.pass(taken, &scratch, small, large)
     }
 
@@ -670,8 +636,18 @@ impl<R: CanGet> End<R> {
         large: impl FnOnce(Message) -> T,
     ) -> Result<T, Error> {
         let mut scratch = Scratch::new();
-        let taken = spin_lock::within(Limit::Zero, || self.take(&mut scratch, Deadline::Now))?;
+        let taken = self.take_at_once(&mut scratch)?;
         self.pass(taken, &scratch, small, large)
+    }
+
+    #[inline]
+    fn take_until(&self, scratch: &mut Scratch, deadline: Deadline) -> Result<Taken, Error> {
+        spin_lock::within(deadline.limit(), || self.take(scratch, deadline))
+    }
+
+    /// Doesn't wait for spin locks either.
+    fn take_at_once(&self, scratch: &mut Scratch) -> Result<Taken, Error> {
+        spin_lock::within(Limit::Zero, || self.take(scratch, Deadline::Now))
     }
 
     fn pass<T>(
@@ -809,7 +785,7 @@ impl<R: Role> Drop for End<R> {
     fn drop(&mut self) {
         self.store.give_back_kept();
         if self.keeps_open {
-            self.pinned(|notifier| notifier.unpin());
+            self.store.for_each_notifier(R::PUTS, R::GETS, Notifier::unpin);
         }
         // With the last handle of the process, the descriptors are closed, and the kernel tells the
         // other processes.

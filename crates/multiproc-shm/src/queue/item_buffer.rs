@@ -3,11 +3,12 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use crate::memory::scratch::Scratch;
 use crate::queue::block::Block;
 use crate::queue::error::Error;
-use crate::queue::item::Body;
+use crate::queue::item::{Body, Item};
 use crate::queue::layout::INLINE;
 use crate::queue::store::Store;
 
@@ -48,6 +49,19 @@ impl<'a> ItemBuffer<'a> {
         self.flush()?;
         let block = self.block.as_ref().expect("a large value has a block");
         Ok(Body::Block(block.index(), block.len()))
+    }
+
+    /// As [`finish`](ItemBuffer::finish), as an item with these descriptors, which stand for
+    /// `handles` handles.
+    #[inline]
+    pub(super) fn item<'b>(
+        &'b mut self,
+        raw: bool,
+        fds: &'b [BorrowedFd<'b>],
+        handles: u32,
+    ) -> Result<Item<'b>, Error> {
+        let body = self.finish().map_err(Error::io("no memory for its value"))?;
+        Ok(Item { body, raw, fds, handles })
     }
 
     /// Leaves the block to the queue: the item has been put.

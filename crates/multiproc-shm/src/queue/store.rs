@@ -166,6 +166,19 @@ impl Store {
         }
     }
 
+    /// Calls `change` with the notifiers that count handles which could put (`puts`) and those
+    /// that count handles which could take (`gets`).
+    #[cfg(not(loom))]
+    pub(super) fn for_each_notifier(&self, puts: bool, gets: bool, change: impl Fn(&Notifier)) {
+        if puts {
+            change(&self.items);
+        }
+        if gets {
+            change(&self.takers);
+            self.room.iter().for_each(change);
+        }
+    }
+
     /// Duplicates the descriptors that make up a queue, for another process, which can take items
     /// (`takes`) or can't.
     #[cfg(not(loom))]
