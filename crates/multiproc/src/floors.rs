@@ -154,9 +154,13 @@ fn violations(floors: &Floors, files: &BTreeMap<String, String>) -> Vec<String> 
     violations
 }
 
+/// The contents of ARCHITECTURE.md.
+fn page() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ARCHITECTURE.md")).unwrap()
+}
+
 fn architecture() -> Floors {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ARCHITECTURE.md");
-    let page = fs::read_to_string(page).unwrap();
+    let page = page();
     let (_, table) = page.split_once("| floor | folder |").expect("the table of floors is in ARCHITECTURE.md");
     let table = table.split("\n\n").next().unwrap_or(table);
     floors(table)
@@ -179,8 +183,7 @@ fn imports_go_down() {
 /// `crates/`.
 #[test]
 fn named_files_exist() {
-    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let page = fs::read_to_string(crates.join("../ARCHITECTURE.md")).unwrap();
+    let (crates, page) = (Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), page());
     let named: Vec<&str> = page.split('`').skip(1).step_by(2).filter(|name| name.ends_with(".rs")).collect();
     assert!(named.len() > 50, "{named:?}");
     for name in named {
