@@ -125,17 +125,8 @@ impl WakePipe {
     /// # Errors
     /// `InvalidData` when it is not a pipe that is open for reading and writing.
     pub fn from_fd(fd: OwnedFd) -> io::Result<WakePipe> {
-        let is_pipe =
-            rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) == rustix::fs::FileType::Fifo;
-        let flags = rustix::fs::fcntl_getfl(&fd)?;
-        match is_pipe && flags.contains(OFlags::RDWR | OFlags::NONBLOCK) {
-            true => {
-                // It may have been inherited.
-                close_on_exec(fd.as_fd())?;
-                Ok(WakePipe { fd })
-            }
-            false => Err(io::Error::new(io::ErrorKind::InvalidData, "not a pipe open for reading and writing")),
-        }
+        let is_accepted = |mode| mode == OFlags::RDWR;
+        WakePipe::received(fd, is_accepted, "not a pipe open for reading and writing").map(|(pipe, _)| pipe)
     }
 
     /// Wraps a descriptor received from another process, which may be open for reading only; the
@@ -144,17 +135,28 @@ impl WakePipe {
     /// # Errors
     /// `InvalidData` when it is not a pipe that can be read.
     pub fn from_any_fd(fd: OwnedFd) -> io::Result<(WakePipe, bool)> {
+        let is_accepted = |mode| mode != OFlags::WRONLY;
+        let (pipe, mode) = WakePipe::received(fd, is_accepted, "not a pipe that can be read")?;
+        Ok((pipe, mode == OFlags::RDONLY))
+    }
+
+    /// Wraps a descriptor if it is that of a pipe, doesn't block, and has an accepted access mode.
+    /// Returns the mode too.
+    fn received(
+        fd: OwnedFd,
+        is_accepted: impl FnOnce(OFlags) -> bool,
+        otherwise: &'static str,
+    ) -> io::Result<(WakePipe, OFlags)> {
         let is_pipe =
             rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) == rustix::fs::FileType::Fifo;
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         let mode = flags & OFlags::RWMODE;
-        match is_pipe && flags.contains(OFlags::NONBLOCK) && mode != OFlags::WRONLY {
-            true => {
-                close_on_exec(fd.as_fd())?;
-                Ok((WakePipe { fd }, mode == OFlags::RDONLY))
-            }
-            false => Err(io::Error::new(io::ErrorKind::InvalidData, "not a pipe that can be read")),
+        if !is_pipe || !flags.contains(OFlags::NONBLOCK) || !is_accepted(mode) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, otherwise));
         }
+        // It may have been inherited.
+        close_on_exec(fd.as_fd())?;
+        Ok((WakePipe { fd }, mode))
     }
 
     /// Writes a token. Waiters are woken, and keep finding the pipe readable until the token is
