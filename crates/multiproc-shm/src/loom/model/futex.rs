@@ -44,7 +44,7 @@ struct Sleeper {
 }
 
 /// Sleeps on the word until a wake-up, whatever the deadline: so a wake-up that is lost is a
-/// deadlock, which loom reports. The exceptions are [`be_impatient`] and [`expire`].
+/// deadlock, which loom reports. The exceptions are [`be_impatient_if`] and [`expire`].
 #[track_caller]
 pub(crate) fn wait(word: &(impl Futex + ?Sized), expected: u32, deadline: Option<Instant>) -> Woken {
     if !step() {
@@ -72,10 +72,10 @@ pub(crate) fn wait(word: &(impl Futex + ?Sized), expected: u32, deadline: Option
     }
 }
 
-/// Makes the few milliseconds that the calling process sleeps in the futex of a wait queue pass at
-/// once, so that it waits on the wake pipe.
-pub(crate) fn be_impatient() {
-    local(|local| local.impatient.set(true));
+/// With `impatient`, makes the few milliseconds that the calling process sleeps in the futex of a
+/// wait queue pass at once, so that it waits on the wake pipe.
+pub(crate) fn be_impatient_if(impatient: bool) {
+    local(|local| local.impatient.set(impatient));
 }
 
 const BY_WAIT_QUEUE: &str = "wait_queue.rs";

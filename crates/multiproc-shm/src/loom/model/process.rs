@@ -20,7 +20,7 @@ pub(super) struct Local {
     /// The steps until it is killed, if it is to be.
     left: Cell<Option<usize>>,
     dead: Cell<bool>,
-    /// See [`futex::be_impatient`].
+    /// See [`futex::be_impatient_if`].
     pub(super) impatient: Cell<bool>,
 }
 

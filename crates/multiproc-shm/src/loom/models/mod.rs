@@ -48,6 +48,30 @@ fn check_deaths(model: impl Fn(&Kill) + Clone + Send + Sync + 'static) {
     });
 }
 
+/// Starts processes 2, 3, … of which each has a `share`, and calls `main` with its id and share. The
+/// first one is killed as `kill` says.
+fn start_each<S: 'static, R: 'static>(
+    count: u32,
+    kill: &Kill,
+    share: impl Fn() -> S,
+    main: impl Fn(u32, S) -> R + Clone + 'static,
+) -> Vec<JoinHandle<Option<R>>> {
+    let start_one = |id| {
+        let (share, main) = (share(), main.clone());
+        let kill = if id == 2 { kill.clone() } else { Kill::never() };
+        start(id, &kill, move || main(id, share))
+    };
+    (2..2 + count).map(start_one).collect()
+}
+
+/// Waits for the end of processes of which at most the first is killed. Returns its result.
+fn others_survive<R>(processes: Vec<JoinHandle<Option<R>>>) -> Option<R> {
+    let mut results = processes.into_iter().map(|process| process.join().unwrap());
+    let first = results.next().unwrap();
+    results.for_each(|result| assert!(result.is_some()));
+    first
+}
+
 /// Waits for the end of processes of which none is killed.
 fn all_survive<R>(processes: impl IntoIterator<Item = JoinHandle<Option<R>>>) {
     for process in processes {

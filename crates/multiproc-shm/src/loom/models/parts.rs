@@ -1,7 +1,7 @@
 //! `lock/parts.rs`: owners of parts exclude each other, and readers and writers of the whole; and
 //! none uses a part of a division that has been changed.
 
-use super::{Data, Kill, all_survive, check, check_deaths, start};
+use super::{Data, Kill, check, check_deaths, others_survive, start, start_each};
 use crate::lock::parts::{Division, MAX_PARTS, Part, Plan};
 use crate::lock::readers::{Entrance, FIRST_PART, MAX_READERS, Readers, RwAcquireError, Slot};
 use crate::lock::robust_word::LockMapping;
@@ -65,48 +65,43 @@ fn read_all(mapping: &Mapping, data: &[Data; 2]) {
     mapping.end_reading(slot);
 }
 
+/// Runs two processes on a region in two parts, of which the first is killed as `kill` says. Returns
+/// whether it has survived, and the data.
+fn two(kill: &Kill, main: fn(u32, &Mapping, u32, &[Data; 2])) -> (bool, [Data; 2]) {
+    let (shared, version, data) = region();
+    let share = || (Mapping::new(shared.share()), data.clone());
+    let first =
+        others_survive(start_each(2, kill, share, move |id, (mapping, data)| main(id, &mapping, version, &data)));
+    (first.is_some(), data)
+}
+
 #[test]
 fn two_owners_of_one_part_exclude_each_other() {
     check(|| {
-        let (shared, version, data) = region();
-        let processes = [2, 3].map(|id| {
-            let (mapping, data) = (Mapping::new(shared.share()), data.clone());
-            start(id, &Kill::never(), move || write_part(&mapping, version, 0, &data))
-        });
-        all_survive(processes);
-        assert_eq!(data[0].read(), 2);
+        let (survived, data) = two(&Kill::never(), |_, mapping, version, data| write_part(mapping, version, 0, data));
+        assert_eq!((survived, data[0].read()), (true, 2));
     });
 }
 
 #[test]
 fn an_owner_of_a_part_and_a_writer_exclude_each_other() {
     check(|| {
-        let (shared, version, data) = region();
-        let processes = [2, 3].map(|id| {
-            let (mapping, data) = (Mapping::new(shared.share()), data.clone());
-            start(id, &Kill::never(), move || match id {
-                2 => write_part(&mapping, version, 0, &data),
-                _ => write_all(&mapping, &data),
-            })
+        let (survived, data) = two(&Kill::never(), |id, mapping, version, data| match id {
+            2 => write_part(mapping, version, 0, data),
+            _ => write_all(mapping, data),
         });
-        all_survive(processes);
-        assert_eq!(data[0].read(), 2);
+        assert_eq!((survived, data[0].read()), (true, 2));
     });
 }
 
 #[test]
 fn an_owner_of_a_part_and_a_reader_exclude_each_other() {
     check(|| {
-        let (shared, version, data) = region();
-        let processes = [2, 3].map(|id| {
-            let (mapping, data) = (Mapping::new(shared.share()), data.clone());
-            start(id, &Kill::never(), move || match id {
-                2 => write_part(&mapping, version, 0, &data),
-                _ => read_all(&mapping, &data),
-            })
+        let (survived, data) = two(&Kill::never(), |id, mapping, version, data| match id {
+            2 => write_part(mapping, version, 0, data),
+            _ => read_all(mapping, data),
         });
-        all_survive(processes);
-        assert_eq!(data[0].read(), 1);
+        assert_eq!((survived, data[0].read()), (true, 1));
     });
 }
 
@@ -114,23 +109,18 @@ fn an_owner_of_a_part_and_a_reader_exclude_each_other() {
 #[test]
 fn an_owner_of_two_parts_and_a_writer_exclude_each_other() {
     check(|| {
-        let (shared, version, data) = region();
-        let processes = [2, 3].map(|id| {
-            let (mapping, data) = (Mapping::new(shared.share()), data.clone());
-            start(id, &Kill::never(), move || match id {
-                2 => {
-                    mapping.lock_part(1, version, Deadline::Never).unwrap();
-                    data[1].write();
-                    mapping.lock_part(0, version, Deadline::Never).unwrap();
-                    mapping.end_part(1);
-                    data[0].write();
-                    mapping.end_part(0);
-                }
-                _ => write_all(&mapping, &data),
-            })
+        let (survived, data) = two(&Kill::never(), |id, mapping, version, data| match id {
+            2 => {
+                mapping.lock_part(1, version, Deadline::Never).unwrap();
+                data[1].write();
+                mapping.lock_part(0, version, Deadline::Never).unwrap();
+                mapping.end_part(1);
+                data[0].write();
+                mapping.end_part(0);
+            }
+            _ => write_all(mapping, data),
         });
-        all_survive(processes);
-        assert_eq!(data[0].read(), 2);
+        assert_eq!((survived, data[0].read()), (true, 2));
     });
 }
 
@@ -161,16 +151,9 @@ fn a_part_of_a_division_that_was_changed_is_stale() {
 #[test]
 fn an_owner_of_a_part_that_dies_does_not_block_a_writer() {
     check_deaths(|kill| {
-        let (shared, version, data) = region();
-        let processes = [2, 3].map(|id| {
-            let (mapping, data) = (Mapping::new(shared.share()), data.clone());
-            let kill = if id == 2 { kill.clone() } else { Kill::never() };
-            start(id, &kill, move || match id {
-                2 => write_part(&mapping, version, 0, &data),
-                _ => write_all(&mapping, &data),
-            })
+        two(kill, |id, mapping, version, data| match id {
+            2 => write_part(mapping, version, 0, data),
+            _ => write_all(mapping, data),
         });
-        let [_, writer] = processes.map(|process| process.join().unwrap());
-        assert!(writer.is_some());
     });
 }

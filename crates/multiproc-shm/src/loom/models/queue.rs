@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ::loom::thread::JoinHandle;
 
 use super::{Kill, all_survive, check, check_deaths, start};
-use crate::loom::futex::be_impatient;
+use crate::loom::futex::be_impatient_if;
 use crate::memory::scratch::Scratch;
 use crate::queue::store::{Body, Error, Item, Limits, Store};
 use crate::wait::notifier::ViaHandle;
@@ -64,9 +64,20 @@ fn take_all(store: &Store) -> Vec<u64> {
     std::iter::from_fn(|| try_take(store)).collect()
 }
 
+/// Starts a process that has the queue too.
+fn on<R: 'static>(
+    id: u32,
+    kill: &Kill,
+    store: &Store,
+    main: impl FnOnce(&Store) -> R + 'static,
+) -> JoinHandle<Option<R>> {
+    let store = store.share();
+    start(id, kill, move || main(&store))
+}
+
 /// Starts a process that takes `count` items, as far as there are any.
-fn taker(id: u32, store: Store, count: usize) -> JoinHandle<Option<Vec<u64>>> {
-    start(id, &Kill::never(), move || std::iter::from_fn(|| try_take(&store)).take(count).collect())
+fn taker(id: u32, store: &Store, count: usize) -> JoinHandle<Option<Vec<u64>>> {
+    on(id, &Kill::never(), store, move |store| std::iter::from_fn(|| try_take(store)).take(count).collect())
 }
 
 /// The items of takers are in order, and with those left in the queue they are `wanted`.
@@ -82,7 +93,7 @@ fn all_are(taken: Vec<Vec<u64>>, store: &Store, wanted: impl Iterator<Item = u64
 fn takers_race_for_an_item_that_is_overwritten() {
     check(|| {
         let store = queue(Limits::NONE, 2);
-        let takers = [2, 3].map(|id| taker(id, store.share(), 1));
+        let takers = [2, 3].map(|id| taker(id, &store, 1));
         try_put(&store, 2).unwrap();
         all_are(takers.map(|taker| taker.join().unwrap().unwrap()).into(), &store, 0..3);
     });
@@ -92,7 +103,7 @@ fn takers_race_for_an_item_that_is_overwritten() {
 fn an_item_is_taken_while_the_ring_grows() {
     check(|| {
         let store = queue(Limits::NONE, 2);
-        let taker = taker(2, store.share(), 2);
+        let taker = taker(2, &store, 2);
         try_put(&store, 2).unwrap();
         try_put(&store, 3).unwrap();
         all_are(vec![taker.join().unwrap().unwrap()], &store, 0..4);
@@ -107,7 +118,7 @@ fn an_item_is_taken_while_the_larger_ring_reuses_its_place() {
         assert_eq!([(); 2].map(|()| try_take(&store)), [Some(0), Some(1)]);
         try_put(&store, 2).unwrap();
         try_put(&store, 3).unwrap();
-        let taker = taker(2, store.share(), 1);
+        let taker = taker(2, &store, 1);
         try_put(&store, 4).unwrap();
         all_are(vec![taker.join().unwrap().unwrap()], &store, 2..5);
     });
@@ -118,7 +129,7 @@ fn an_item_is_taken_while_the_ring_shrinks() {
     check(|| {
         let store = queue(Limits::NONE, 4);
         assert_eq!([(); 3].map(|()| try_take(&store)), [Some(0), Some(1), Some(2)]);
-        let taker = taker(2, store.share(), 2);
+        let taker = taker(2, &store, 2);
         try_put(&store, 4).unwrap();
         try_put(&store, 5).unwrap();
         all_are(vec![taker.join().unwrap().unwrap()], &store, 3..6);
@@ -129,10 +140,7 @@ fn an_item_is_taken_while_the_ring_shrinks() {
 fn two_producers_put_one_after_the_other() {
     check(|| {
         let store = queue(Limits::NONE, 1);
-        let producer = {
-            let store = store.share();
-            start(2, &Kill::never(), move || try_put(&store, 1).unwrap())
-        };
+        let producer = on(2, &Kill::never(), &store, |store| try_put(store, 1).unwrap());
         try_put(&store, 2).unwrap();
         all_survive([producer]);
         all_are(Vec::new(), &store, 0..3);
@@ -166,15 +174,10 @@ fn threads_of_one_process_take_the_first_item() {
 fn a_taker_waits(impatient: bool) {
     check(move || {
         let store = queue(Limits::NONE, 0);
-        let taker = {
-            let store = store.share();
-            start(2, &Kill::never(), move || {
-                if impatient {
-                    be_impatient();
-                }
-                take(&store)
-            })
-        };
+        let taker = on(2, &Kill::never(), &store, move |store| {
+            be_impatient_if(impatient);
+            take(store)
+        });
         try_put(&store, 0).unwrap();
         assert_eq!(taker.join().unwrap(), Some(Some(0)));
     });
@@ -193,15 +196,10 @@ fn a_taker_is_woken_on_the_pipe() {
 fn a_producer_waits(impatient: bool) {
     check(move || {
         let store = queue(ONE, 1);
-        let producer = {
-            let store = store.share();
-            start(2, &Kill::never(), move || {
-                if impatient {
-                    be_impatient();
-                }
-                put(&store, 1).unwrap();
-            })
-        };
+        let producer = on(2, &Kill::never(), &store, move |store| {
+            be_impatient_if(impatient);
+            put(store, 1).unwrap();
+        });
         assert_eq!(try_take(&store), Some(0));
         all_survive([producer]);
         assert_eq!(store.len(), 1);
@@ -223,10 +221,8 @@ fn a_producer_is_woken_on_the_pipe() {
 fn a_limit_holds_for_two_producers() {
     check(|| {
         let store = queue(ONE, 1);
-        let producers = [2, 3].map(|id| {
-            let store = store.share();
-            start(id, &Kill::never(), move || try_put(&store, u64::from(id)).is_ok())
-        });
+        let producers =
+            [2, 3].map(|id| on(id, &Kill::never(), &store, move |store| try_put(store, u64::from(id)).is_ok()));
         let first = try_take(&store);
         let put = producers.map(|producer| producer.join().unwrap().unwrap());
         assert_eq!((first, put.iter().filter(|put| **put).count() as u64), (Some(0), store.len()));
@@ -237,15 +233,10 @@ fn a_limit_holds_for_two_producers() {
 fn a_close_ends_waits(limits: Limits, impatient: bool) {
     check(move || {
         let store = queue(limits, 0);
-        let taker = {
-            let store = store.share();
-            start(2, &Kill::never(), move || {
-                if impatient {
-                    be_impatient();
-                }
-                (take(&store), take(&store))
-            })
-        };
+        let taker = on(2, &Kill::never(), &store, move |store| {
+            be_impatient_if(impatient);
+            (take(store), take(store))
+        });
         try_put(&store, 0).unwrap();
         store.close();
         assert!(matches!(try_put(&store, 1), Err(Error::Closed)));
@@ -268,14 +259,8 @@ fn a_close_wakes_a_taker_on_the_pipe() {
 fn a_close_comes_after_the_items() {
     check(|| {
         let store = queue(Limits::NONE, 0);
-        let taker = {
-            let store = store.share();
-            start(2, &Kill::never(), move || (take(&store), take(&store)))
-        };
-        let closing = {
-            let store = store.share();
-            start(3, &Kill::never(), move || store.close())
-        };
+        let taker = on(2, &Kill::never(), &store, |store| (take(store), take(store)));
+        let closing = on(3, &Kill::never(), &store, |store| store.close());
         let put = try_put(&store, 0);
         all_survive([closing]);
         assert_eq!(taker.join().unwrap(), Some((put.ok().map(|()| 0), None)));
@@ -285,15 +270,10 @@ fn a_close_comes_after_the_items() {
 fn a_close_wakes_a_producer(impatient: bool) {
     check(move || {
         let store = queue(ONE, 1);
-        let producer = {
-            let store = store.share();
-            start(2, &Kill::never(), move || {
-                if impatient {
-                    be_impatient();
-                }
-                assert!(matches!(put(&store, 1), Err(Error::Closed)));
-            })
-        };
+        let producer = on(2, &Kill::never(), &store, move |store| {
+            be_impatient_if(impatient);
+            assert!(matches!(put(store, 1), Err(Error::Closed)));
+        });
         store.close();
         all_survive([producer]);
     });
@@ -314,10 +294,7 @@ fn a_close_wakes_a_producer_on_the_pipe() {
 fn a_producer_that_dies_has_put_its_item_or_nothing() {
     check_deaths(|kill| {
         let store = queue(Limits::NONE, 2);
-        let producer = {
-            let store = store.share();
-            start(2, kill, move || try_put(&store, 2).unwrap())
-        };
+        let producer = on(2, kill, &store, |store| try_put(store, 2).unwrap());
         try_put(&store, 3).unwrap();
         producer.join().unwrap();
         // The number of items may be one too low until the lock is inherited.
@@ -335,10 +312,7 @@ fn a_producer_that_dies_has_put_its_item_or_nothing() {
 fn a_producer_that_dies_does_not_use_up_the_limit() {
     check_deaths(|kill| {
         let store = queue(Limits { items: 2, bytes: u64::MAX }, 0);
-        let producer = {
-            let store = store.share();
-            start(2, kill, move || try_put(&store, 0).unwrap())
-        };
+        let producer = on(2, kill, &store, |store| try_put(store, 0).unwrap());
         try_put(&store, 1).unwrap();
         producer.join().unwrap();
         let has_room = try_put(&store, 2).is_ok();
@@ -354,11 +328,8 @@ fn a_producer_that_dies_does_not_use_up_the_limit() {
 fn a_taker_that_dies_takes_its_item_along_or_nothing() {
     check_deaths(|kill| {
         let store = queue(Limits::NONE, 2);
-        let killed = {
-            let store = store.share();
-            start(2, kill, move || try_take(&store))
-        };
-        let taker = taker(3, store.share(), 1);
+        let killed = on(2, kill, &store, |store| try_take(store));
+        let taker = taker(3, &store, 1);
         let taken = [taker.join().unwrap().unwrap(), killed.join().unwrap().into_iter().flatten().collect()].concat();
         let mut all = [taken, take_all(&store)].concat();
         all.sort_unstable();
@@ -371,17 +342,11 @@ fn a_taker_that_dies_takes_its_item_along_or_nothing() {
 fn a_producer_that_dies_after_the_put_has_told_the_taker() {
     check_deaths(|kill| {
         let store = queue(Limits::NONE, 0);
-        let taker = {
-            let store = store.share();
-            start(2, &Kill::never(), move || {
-                be_impatient();
-                take(&store)
-            })
-        };
-        let producer = {
-            let store = store.share();
-            start(3, kill, move || try_put(&store, 0).unwrap())
-        };
+        let taker = on(2, &Kill::never(), &store, |store| {
+            be_impatient_if(true);
+            take(store)
+        });
+        let producer = on(3, kill, &store, |store| try_put(store, 0).unwrap());
         producer.join().unwrap();
         if !store.has_had_items() {
             try_put(&store, 0).unwrap();
@@ -395,17 +360,11 @@ fn a_producer_that_dies_after_the_put_has_told_the_taker() {
 fn a_process_that_dies_after_the_close_has_told_the_producer() {
     check_deaths(|kill| {
         let store = queue(ONE, 1);
-        let producer = {
-            let store = store.share();
-            start(2, &Kill::never(), move || {
-                be_impatient();
-                assert!(matches!(put(&store, 1), Err(Error::Closed)));
-            })
-        };
-        let closing = {
-            let store = store.share();
-            start(3, kill, move || store.close())
-        };
+        let producer = on(2, &Kill::never(), &store, |store| {
+            be_impatient_if(true);
+            assert!(matches!(put(store, 1), Err(Error::Closed)));
+        });
+        let closing = on(3, kill, &store, |store| store.close());
         closing.join().unwrap();
         // If the process died before it began.
         if !store.is_closed() {
@@ -420,17 +379,11 @@ fn a_process_that_dies_after_the_close_has_told_the_producer() {
 fn a_close_that_was_begun_is_finished() {
     check_deaths(|kill| {
         let store = queue(ONE, 1);
-        let closing = {
-            let store = store.share();
-            start(2, kill, move || store.close())
-        };
-        let taker = {
-            let store = store.share();
-            start(3, &Kill::never(), move || {
-                be_impatient();
-                (take(&store), take(&store))
-            })
-        };
+        let closing = on(2, kill, &store, |store| store.close());
+        let taker = on(3, &Kill::never(), &store, |store| {
+            be_impatient_if(true);
+            (take(store), take(store))
+        });
         closing.join().unwrap();
         // If the process died before it began.
         if try_put(&store, 1).is_ok() {

@@ -1,7 +1,7 @@
 //! `lock/readers.rs`: readers and writers exclude each other, wait for each other, and leave
 //! nothing behind that blocks the others when they die.
 
-use super::{Data, Kill, all_survive, check, check_deaths, start};
+use super::{Data, Kill, all_survive, check, check_deaths, others_survive, start_each};
 use crate::lock::readers::{Entrance, MAX_READERS, Readers, Slot};
 use crate::lock::robust_word::LockMapping;
 use crate::loom::segment::Segment;
@@ -42,16 +42,13 @@ fn write(mapping: &Mapping, data: &Data) {
 
 fn exclusion(readers: u32, writers: u32) {
     let (shared, data) = (Segment::<Shared>::create().unwrap(), Data::new());
-    let processes: Vec<_> = (2..2 + readers + writers)
-        .map(|id| {
-            let (mapping, data) = (Mapping::new(shared.share()), data.clone());
-            start(id, &Kill::never(), move || match id < 2 + readers {
-                true => _ = read(&mapping, &data),
-                false => write(&mapping, &data),
-            })
-        })
-        .collect();
-    all_survive(processes);
+    let share = || (Mapping::new(shared.share()), data.clone());
+    all_survive(start_each(readers + writers, &Kill::never(), share, move |id, (mapping, data)| {
+        match id < 2 + readers {
+            true => _ = read(&mapping, &data),
+            false => write(&mapping, &data),
+        }
+    }));
     assert_eq!(read(&Mapping::new(shared), &data), writers);
 }
 
@@ -70,21 +67,21 @@ fn a_reader_and_two_writers_exclude_each_other() {
     check(|| exclusion(1, 2));
 }
 
+/// Runs two processes, of which the first is killed.
+fn after_a_death(kill: &Kill, main: fn(u32, &Mapping, &Data)) -> (Mapping, Data) {
+    let (shared, data) = (Segment::<Shared>::create().unwrap(), Data::new());
+    let share = || (Mapping::new(shared.share()), data.clone());
+    others_survive(start_each(2, kill, share, move |id, (mapping, data)| main(id, &mapping, &data)));
+    (Mapping::new(shared), data)
+}
+
 #[test]
 fn a_reader_that_dies_does_not_block_a_writer() {
     check_deaths(|kill| {
-        let (shared, data) = (Segment::<Shared>::create().unwrap(), Data::new());
-        let processes = [2, 3].map(|id| {
-            let (mapping, data) = (Mapping::new(shared.share()), data.clone());
-            let kill = if id == 2 { kill.clone() } else { Kill::never() };
-            start(id, &kill, move || match id {
-                2 => _ = read(&mapping, &data),
-                _ => write(&mapping, &data),
-            })
+        let (mapping, data) = after_a_death(kill, |id, mapping, data| match id {
+            2 => _ = read(mapping, data),
+            _ => write(mapping, data),
         });
-        let [_, writer] = processes.map(|process| process.join().unwrap());
-        assert!(writer.is_some());
-        let mapping = Mapping::new(shared);
         write(&mapping, &data);
         assert_eq!((data.read(), mapping.turnstile().poison()), (2, None));
     });
@@ -93,18 +90,10 @@ fn a_reader_that_dies_does_not_block_a_writer() {
 #[test]
 fn a_writer_that_dies_does_not_block_a_reader() {
     check_deaths(|kill| {
-        let (shared, data) = (Segment::<Shared>::create().unwrap(), Data::new());
-        let processes = [2, 3].map(|id| {
-            let (mapping, data) = (Mapping::new(shared.share()), data.clone());
-            let kill = if id == 2 { kill.clone() } else { Kill::never() };
-            start(id, &kill, move || match id {
-                2 => write(&mapping, &data),
-                _ => _ = read(&mapping, &data),
-            })
+        let (mapping, data) = after_a_death(kill, |id, mapping, data| match id {
+            2 => write(mapping, data),
+            _ => _ = read(mapping, data),
         });
-        let [_, reader] = processes.map(|process| process.join().unwrap());
-        assert!(reader.is_some());
-        let mapping = Mapping::new(shared);
         write(&mapping, &data);
         assert!((1..=2).contains(&data.read()));
     });

@@ -1,7 +1,7 @@
 //! `lock/robust_word.rs`: exclusion, order, wake-ups, when `WAITERS` is cleared, and what an owner
 //! or waiter leaves that dies.
 
-use super::{Data, Kill, all_survive, check, check_deaths, start};
+use super::{Data, Kill, all_survive, check, check_deaths, others_survive, start, start_each};
 use crate::lock::robust_word::{AcquireError, Holder, LockMapping, Poison, PoisonableWord};
 use crate::loom::segment::Segment;
 use crate::memory::layout::layout;
@@ -21,23 +21,17 @@ fn take(mapping: &Mapping, deadline: Deadline) -> Result<(), AcquireError> {
 
 fn exclusion(processes: u32, rounds: u32) {
     let (shared, data) = (Segment::<Shared>::create().unwrap(), Data::new());
-    let processes: Vec<_> = (2..2 + processes)
-        .map(|id| {
-            let (mapping, data) = (Mapping::new(shared.share()), data.clone());
-            start(id, &Kill::never(), move || {
-                for _ in 0..rounds {
-                    take(&mapping, Deadline::Never).unwrap();
-                    data.write();
-                    assert!(mapping.poisonable.give_up(&mapping, 0));
-                }
-            })
-        })
-        .collect();
-    let count = processes.len() as u32 * rounds;
-    all_survive(processes);
+    let share = || (Mapping::new(shared.share()), data.clone());
+    all_survive(start_each(processes, &Kill::never(), share, move |_, (mapping, data)| {
+        for _ in 0..rounds {
+            take(&mapping, Deadline::Never).unwrap();
+            data.write();
+            assert!(mapping.poisonable.give_up(&mapping, 0));
+        }
+    }));
     let mapping = Mapping::new(shared);
     take(&mapping, Deadline::Now).unwrap();
-    assert_eq!((data.read(), mapping.poisonable.poison()), (count, None));
+    assert_eq!((data.read(), mapping.poisonable.poison()), (processes * rounds, None));
 }
 
 #[test]
@@ -78,17 +72,16 @@ fn waiting_for_the_end_of_an_owner_does_not_take_the_word() {
 fn a_death_poisons_and_loses_no_wake_up() {
     check_deaths(|kill| {
         let (shared, data) = (Segment::<Shared>::create().unwrap(), Data::new());
-        let processes = [2, 3, 4].map(|id| {
-            let (mapping, data) = (Mapping::new(shared.share()), data.clone());
-            let kill = if id == 2 { kill.clone() } else { Kill::never() };
-            start(id, &kill, move || {
+        others_survive(start_each(
+            3,
+            kill,
+            || (Mapping::new(shared.share()), data.clone()),
+            |_, (mapping, data)| {
                 take(&mapping, Deadline::Never).unwrap();
                 data.write();
                 assert!(mapping.poisonable.give_up(&mapping, 0));
-            })
-        });
-        let [_, others @ ..] = processes.map(|process| process.join().unwrap());
-        assert!(others.iter().all(Option::is_some));
+            },
+        ));
         let mapping = Mapping::new(shared);
         take(&mapping, Deadline::Now).unwrap();
         assert!((2..=3).contains(&data.read()));

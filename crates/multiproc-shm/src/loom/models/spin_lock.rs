@@ -8,7 +8,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Data, Kill, all_survive, check, check_deaths, start, was_overtaken};
+use super::{Data, Kill, all_survive, check, check_deaths, start_each, was_overtaken};
 use crate::lock::spin_lock::RobustSpinLock;
 use crate::loom::atomic::AtomicU32;
 use crate::loom::futex::expire;
@@ -26,20 +26,18 @@ layout! {
 
 fn exclusion(processes: u32) {
     let (shared, data) = (Segment::<Shared>::create().unwrap(), Data::new());
-    let processes: Vec<_> = (2..2 + processes)
-        .map(|id| {
-            let (shared, data) = (shared.share(), data.clone());
-            start(id, &Kill::never(), move || {
-                let guard = shared.spin_lock.lock_endlessly();
-                assert!(!guard.inherited);
-                data.write();
-            })
-        })
-        .collect();
-    let count = processes.len() as u32;
-    all_survive(processes);
+    all_survive(start_each(
+        processes,
+        &Kill::never(),
+        || (shared.share(), data.clone()),
+        |_, (shared, data)| {
+            let guard = shared.spin_lock.lock_endlessly();
+            assert!(!guard.inherited);
+            data.write();
+        },
+    ));
     let _guard = shared.spin_lock.try_lock().expect("it is free");
-    assert_eq!(data.read(), count);
+    assert_eq!(data.read(), processes);
 }
 
 #[test]
@@ -56,18 +54,16 @@ fn three_exclude_each_other() {
 fn a_trier_excludes_others() {
     check(|| {
         let (shared, data) = (Segment::<Shared>::create().unwrap(), Data::new());
-        let processes = [2, 3].map(|id| {
-            let (shared, data) = (shared.share(), data.clone());
-            start(id, &Kill::never(), move || match id {
-                2 => shared.spin_lock.try_lock().map(|_guard| data.write()).is_some(),
-                _ => {
-                    let _guard = shared.spin_lock.lock_endlessly();
-                    data.write();
-                    true
-                }
-            })
+        let share = || (shared.share(), data.clone());
+        let processes = start_each(2, &Kill::never(), share, |id, (shared, data)| match id {
+            2 => shared.spin_lock.try_lock().map(|_guard| data.write()).is_some(),
+            _ => {
+                let _guard = shared.spin_lock.lock_endlessly();
+                data.write();
+                true
+            }
         });
-        let written = processes.map(|process| process.join().unwrap().unwrap()).iter().filter(|ok| **ok).count();
+        let written = processes.into_iter().map(|process| process.join().unwrap().unwrap()).filter(|ok| *ok).count();
         let _guard = shared.spin_lock.lock_endlessly();
         assert_eq!(data.read() as usize, written);
     });
@@ -89,14 +85,8 @@ fn change(shared: &Shared) -> bool {
 /// Of these processes the first is killed.
 fn a_death(kill: &Kill, processes: u32) {
     let shared = Segment::<Shared>::create().unwrap();
-    let mut processes = (2..2 + processes).map(|id| {
-        let shared = shared.share();
-        let kill = if id == 2 { kill.clone() } else { Kill::never() };
-        start(id, &kill, move || change(&shared))
-    });
-    let killed = processes.next().unwrap();
-    let others: Vec<_> = processes.collect();
-    let killed = killed.join().unwrap();
+    let mut others = start_each(processes, kill, || shared.share(), |_, shared| change(&shared));
+    let killed = others.remove(0).join().unwrap();
     // The one case in which a wake-up is lost.
     if was_overtaken() {
         expire();
@@ -128,11 +118,7 @@ fn a_death_among_three_is_inherited_once() {
 fn a_wake_up_is_lost_if_the_dead_process_is_overtaken() {
     check_deaths(|kill| {
         let shared = Segment::<Shared>::create().unwrap();
-        let processes = [2, 3, 4].map(|id| {
-            let shared = shared.share();
-            let kill = if id == 2 { kill.clone() } else { Kill::never() };
-            start(id, &kill, move || change(&shared))
-        });
+        let processes = start_each(3, kill, || shared.share(), |_, shared| change(&shared));
         processes.into_iter().for_each(|process| _ = process.join().unwrap());
     });
 }

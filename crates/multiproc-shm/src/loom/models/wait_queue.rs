@@ -3,10 +3,12 @@
 
 use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 
+use ::loom::thread::JoinHandle;
+
 use super::{Data, Kill, all_survive, check, check_deaths, start, was_overtaken};
 use crate::lock::spin_lock::{RobustSpinLock, Stalled};
 use crate::loom::atomic::{AtomicU32, AtomicU64};
-use crate::loom::futex::{be_impatient, expire};
+use crate::loom::futex::{be_impatient_if, expire};
 use crate::loom::notifier::{Notifier, Tokens};
 use crate::loom::segment::Segment;
 use crate::memory::layout::layout;
@@ -73,18 +75,40 @@ impl WaitOp for Take<'_> {
     }
 }
 
+/// Starts a process that has the counter too.
+fn on<R: 'static>(
+    id: u32,
+    kill: &Kill,
+    (shared, notifier): (&Segment<Shared>, &Notifier),
+    main: impl FnOnce(&Shared, &Notifier) -> R + 'static,
+) -> JoinHandle<Option<R>> {
+    let (shared, notifier) = (shared.share(), notifier.clone());
+    start(id, kill, move || main(&shared, &notifier))
+}
+
+/// Starts a process that takes an item, waiting on the wake pipe if it is `impatient`.
+fn consumer(id: u32, counter: (&Segment<Shared>, &Notifier), impatient: bool) -> JoinHandle<Option<u64>> {
+    on(id, &Kill::never(), counter, move |shared, notifier| {
+        be_impatient_if(impatient);
+        shared.take(notifier)
+    })
+}
+
+/// Starts a process that puts an item.
+fn producer(id: u32, kill: &Kill, counter: (&Segment<Shared>, &Notifier)) -> JoinHandle<Option<()>> {
+    on(id, kill, counter, |shared, notifier| shared.put(notifier))
+}
+
 #[test]
 fn a_sleeper_on_the_futex_is_woken() {
     check(|| {
         let (shared, notifier, data) =
             (Segment::<Shared>::create().unwrap(), Notifier::new(Tokens::Heard).unwrap(), Data::new());
-        let consumer = {
-            let (shared, notifier, data) = (shared.share(), notifier.clone(), data.clone());
-            start(2, &Kill::never(), move || {
-                shared.take(&notifier);
-                data.read()
-            })
-        };
+        let seen = data.clone();
+        let consumer = on(2, &Kill::never(), (&shared, &notifier), move |shared, notifier| {
+            shared.take(notifier);
+            seen.read()
+        });
         data.write();
         shared.put(&notifier);
         assert_eq!(consumer.join().unwrap(), Some(1));
@@ -95,14 +119,8 @@ fn a_sleeper_on_the_futex_is_woken() {
 fn a_sleeper_on_the_futex_is_woken_although_another_consumer_was_quicker() {
     check(|| {
         let (shared, notifier) = (Segment::<Shared>::create().unwrap(), Notifier::new(Tokens::Heard).unwrap());
-        let consumer = {
-            let (shared, notifier) = (shared.share(), notifier.clone());
-            start(2, &Kill::never(), move || shared.take(&notifier))
-        };
-        let quick = {
-            let shared = shared.share();
-            start(3, &Kill::never(), move || shared.try_take())
-        };
+        let consumer = consumer(2, (&shared, &notifier), false);
+        let quick = on(3, &Kill::never(), (&shared, &notifier), |shared, _| shared.try_take());
         shared.put(&notifier);
         shared.put(&notifier);
         assert!(consumer.join().unwrap().is_some());
@@ -114,10 +132,7 @@ fn a_sleeper_on_the_futex_is_woken_although_another_consumer_was_quicker() {
 fn a_sleeper_on_the_futex_wakes_the_next() {
     check(|| {
         let (shared, notifier) = (Segment::<Shared>::create().unwrap(), Notifier::new(Tokens::Heard).unwrap());
-        let consumers = [2, 3].map(|id| {
-            let (shared, notifier) = (shared.share(), notifier.clone());
-            start(id, &Kill::never(), move || shared.take(&notifier))
-        });
+        let consumers = [2, 3].map(|id| consumer(id, (&shared, &notifier), false));
         shared.put(&notifier);
         shared.put(&notifier);
         all_survive(consumers);
@@ -126,15 +141,7 @@ fn a_sleeper_on_the_futex_wakes_the_next() {
 
 fn on_the_pipe(tokens: Tokens, consumers: u32) {
     let (shared, notifier) = (Segment::<Shared>::create().unwrap(), Notifier::new(tokens).unwrap());
-    let consumers: Vec<_> = (2..2 + consumers)
-        .map(|id| {
-            let (shared, notifier) = (shared.share(), notifier.clone());
-            start(id, &Kill::never(), move || {
-                be_impatient();
-                shared.take(&notifier)
-            })
-        })
-        .collect();
+    let consumers: Vec<_> = (2..2 + consumers).map(|id| consumer(id, (&shared, &notifier), true)).collect();
     for _ in 0..consumers.len() {
         shared.put(&notifier);
     }
@@ -164,22 +171,10 @@ fn two_sleepers_are_woken_by_tokens_that_are_taken() {
 /// A producer is killed, then another one puts an item.
 fn after_a_death(kill: &Kill, tokens: Tokens) {
     let (shared, notifier) = (Segment::<Shared>::create().unwrap(), Notifier::new(tokens).unwrap());
-    let consumer = {
-        let (shared, notifier) = (shared.share(), notifier.clone());
-        start(2, &Kill::never(), move || {
-            be_impatient();
-            shared.take(&notifier)
-        })
-    };
-    let killed = {
-        let (shared, notifier) = (shared.share(), notifier.clone());
-        start(3, kill, move || shared.put(&notifier))
-    };
+    let consumer = consumer(2, (&shared, &notifier), true);
+    let killed = producer(3, kill, (&shared, &notifier));
     // Without waiting for the death.
-    let producer = {
-        let (shared, notifier) = (shared.share(), notifier.clone());
-        start(4, &Kill::never(), move || shared.put(&notifier))
-    };
+    let producer = producer(4, &Kill::never(), (&shared, &notifier));
     killed.join().unwrap();
     // The spin lock's lost wake-up: see `models/spin_lock.rs`.
     if was_overtaken() {
@@ -204,17 +199,8 @@ fn the_death_of_a_producer_loses_no_token_that_is_taken() {
 fn a_producer_that_dies_after_the_put_has_written_a_token() {
     check_deaths(|kill| {
         let (shared, notifier) = (Segment::<Shared>::create().unwrap(), Notifier::new(Tokens::Heard).unwrap());
-        let consumer = {
-            let (shared, notifier) = (shared.share(), notifier.clone());
-            start(2, &Kill::never(), move || {
-                be_impatient();
-                shared.take(&notifier)
-            })
-        };
-        let killed = {
-            let (shared, notifier) = (shared.share(), notifier.clone());
-            start(3, kill, move || shared.put(&notifier))
-        };
+        let consumer = consumer(2, (&shared, &notifier), true);
+        let killed = producer(3, kill, (&shared, &notifier));
         killed.join().unwrap();
         if shared.tail.load(SeqCst) == 0 {
             shared.put(&notifier);
