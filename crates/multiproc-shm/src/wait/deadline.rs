@@ -112,6 +112,12 @@ impl From<Option<Duration>> for Deadline {
     }
 }
 
+/// Returns the earlier of `time` from now and `deadline`.
+pub(crate) fn sooner(time: Duration, deadline: Option<Instant>) -> Instant {
+    let end = Instant::now() + time;
+    deadline.map_or(end, |deadline| deadline.min(end))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,6 +21,7 @@ use multiproc_os::{at_fork, pidfd, poll, threads};
 use crate::lock::fork_mutex::{ForkMutex, ForkMutexGuard};
 use crate::memory::once_box::OnceBox;
 use crate::wait::backoff::SpinHistory;
+use crate::wait::deadline::sooner;
 
 /// How often a waiter without a subscription checks the state.
 const CHECK_INTERVAL: Duration = Duration::from_millis(5);
@@ -519,17 +520,11 @@ fn check_periodically(
     deadline: Option<Instant>,
     sleep: impl FnOnce(Instant) -> io::Result<WakeReason>,
 ) -> io::Result<WakeReason> {
-    let end = within(CHECK_INTERVAL, deadline);
+    let end = sooner(CHECK_INTERVAL, deadline);
     match sleep(end)? {
         WakeReason::Timeout if deadline.is_none_or(|deadline| end < deadline) => Ok(WakeReason::Token),
         reason => Ok(reason),
     }
-}
-
-/// The earlier of `time` from now and `deadline`.
-pub(crate) fn within(time: Duration, deadline: Option<Instant>) -> Instant {
-    let end = Instant::now() + time;
-    deadline.map_or(end, |deadline| deadline.min(end))
 }
 
 /// A caller that counts as waiting.

@@ -21,7 +21,8 @@ use crate::loom::atomic::{AtomicU32, fence};
 use crate::loom::futex::{self, Woken};
 use crate::memory::layout::layout;
 use crate::wait::backoff::Backoff;
-use crate::wait::notifier::{Notifier, Subscription, ViaHandle, within};
+use crate::wait::deadline::sooner;
+use crate::wait::notifier::{Notifier, Subscription, ViaHandle};
 
 /// The longest wait on the futex: the delay of a waiter when the process that should have woken it
 /// died first.
@@ -88,7 +89,7 @@ impl Watched {
 
     /// When to stop sleeping, at the latest.
     fn until(&self, deadline: Option<Instant>) -> Option<Instant> {
-        self.look_again.map_or(deadline, |time| Some(within(time, deadline)))
+        self.look_again.map_or(deadline, |time| Some(sooner(time, deadline)))
     }
 }
 
@@ -341,7 +342,7 @@ impl WaitQueue {
             true => {
                 let threads = Notifier::other_threads();
                 if threads.is_none() {
-                    until = Some(within(THREAD_CHECK_INTERVAL, until));
+                    until = Some(sooner(THREAD_CHECK_INTERVAL, until));
                 }
                 let mut fds = watched.fds();
                 fds.extend(threads.iter().flatten().map(AsFd::as_fd));

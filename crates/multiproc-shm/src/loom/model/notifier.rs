@@ -130,8 +130,3 @@ impl Waiting<'_> {
         Ok(WakeReason::Token)
     }
 }
-
-pub(crate) fn within(time: std::time::Duration, deadline: Option<Instant>) -> Instant {
-    let end = Instant::now() + time;
-    deadline.map_or(end, |deadline| deadline.min(end))
-}
