@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
+use crate::memory_group::MemoryGroup;
 use multiproc::queue::{GetError, PutErrorKind};
 use multiproc::{Process, Queue, wait_any};
 
@@ -65,32 +66,9 @@ fn memory_returns_after_burst() {
 
 const LIMIT: u64 = 96 << 20;
 
-/// Moves the calling process to a control group with little memory. `None` if that is not possible.
-fn confine(name: &str) -> Option<std::path::PathBuf> {
-    let second = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").is_ok_and(|all| all.contains("memory"));
-    let (root, file) = match second {
-        true => ("/sys/fs/cgroup", "memory.max"),
-        false => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
-    };
-    let group = std::path::Path::new(root).join(name);
-    std::fs::create_dir(&group).ok()?;
-    let enter = std::fs::write(group.join(file), LIMIT.to_string())
-        .and_then(|()| std::fs::write(group.join("cgroup.procs"), std::process::id().to_string()));
-    match enter {
-        Ok(()) => Some(group),
-        Err(_) => {
-            let _ = std::fs::remove_dir(&group);
-            None
-        }
-    }
-}
-
-fn name(size: usize) -> String {
-    format!("multiproc-test-{}-{size}", std::process::id())
-}
-
-fn fill(name: String, size: usize) -> Option<(usize, String)> {
-    confine(&name)?;
+/// Fills a queue in the control group that `procs` belongs to.
+fn fill(procs: String, size: usize) -> Option<(usize, String)> {
+    std::fs::write(procs, "0").ok()?;
     let queue = Queue::new().unwrap();
     let mut count = 0;
     let error = loop {
@@ -122,18 +100,17 @@ fn fill(name: String, size: usize) -> Option<(usize, String)> {
 #[multiproc::test]
 fn control_group_limit() {
     for size in [20, 5000, 3 << 20] {
-        let name = name(size);
-        let filled = Process::new(fill, (name.clone(), size)).start().unwrap().join().unwrap();
-        for root in ["/sys/fs/cgroup", "/sys/fs/cgroup/memory"] {
-            let _ = std::fs::remove_dir(std::path::Path::new(root).join(&name));
-        }
-        match filled {
+        let Some(group) = MemoryGroup::new(LIMIT) else {
+            println!("skipped: this process can't make a control group");
+            return;
+        };
+        match Process::new(fill, (group.procs(), size)).start().unwrap().join().unwrap() {
             Some((count, text)) => {
                 println!("{count} items of {size} bytes: {text}");
                 assert!(count as u64 * size as u64 > LIMIT / 5, "{count} items of {size} bytes");
                 assert!(text.contains("memory"), "{text}");
             }
-            None => println!("skipped: this process can't make a control group"),
+            None => println!("skipped: this process can't join a control group"),
         }
     }
 }

@@ -9,10 +9,11 @@
 use std::ffi::CString;
 use std::io::Read;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::common::{Ends, LONG, Scratch, exists, fifo, for_each_method, in_its_own_process, sleep_long, wait_gone};
+use crate::memory_group::MemoryGroup;
 use multiproc::process::{JoinErrorKind, StartError};
 use multiproc::{Process, SharedBytes, SharedMemory, StartMethod};
 
@@ -323,41 +324,6 @@ for_each_method! {
     }
 }
 
-/// A control group with a memory limit, removed at the end of the test. `None` where this process
-/// may not make one.
-struct MemoryGroup(std::path::PathBuf);
-
-impl MemoryGroup {
-    fn new(limit: u64) -> Option<MemoryGroup> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("multiproc-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
-        // Version 1, then 2.
-        let candidates = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
-        candidates.into_iter().find_map(|(mount, file)| {
-            let group = MemoryGroup(std::path::Path::new(mount).join(&name));
-            std::fs::create_dir(&group.0).ok()?;
-            // Where nothing is mounted, this is a directory like any other.
-            group.0.join("cgroup.procs").exists().then_some(())?;
-            std::fs::write(group.0.join(file), limit.to_string()).ok()?;
-            // Where memory can be swapped out, it isn't short.
-            let _ = std::fs::write(group.0.join("memory.swap.max"), "0");
-            let _ = std::fs::write(group.0.join("memory.memsw.limit_in_bytes"), limit.to_string());
-            Some(group)
-        })
-    }
-
-    fn path(&self) -> String {
-        self.0.join("cgroup.procs").to_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for MemoryGroup {
-    fn drop(&mut self) {
-        // Possible once the last process that was in it has been reaped.
-        let _ = std::fs::remove_dir(&self.0);
-    }
-}
-
 #[multiproc::test]
 fn oom_kill() {
     let Some(group) = MemoryGroup::new(64 << 20) else {
@@ -384,7 +350,7 @@ fn oom_kill() {
             multiproc_os::pidfd::send_signal(&pidfd, libc::SIGKILL).unwrap();
             Some((status.out_of_memory(), greedy, ends(killed.join().unwrap_err())))
         },
-        (group.path(),),
+        (group.procs(),),
     );
     let Some((seen, greedy, killed)) = family.start().unwrap().join().unwrap() else {
         eprintln!("skipped: this needs the right to join a control group");
@@ -418,7 +384,7 @@ fn shared_memory_beyond_control_group() {
             let all = [memory.map(drop), SharedMemory::new(300 << 20).map(drop).map_err(tell), grown, bytes, read];
             Some(all.map(|result| (result, len)))
         },
-        (group.path(),),
+        (group.procs(),),
     );
     let Some(results) = within.start().unwrap().join().unwrap() else {
         eprintln!("skipped: this needs the right to join a control group");

@@ -2,6 +2,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/memory_group.rs"]
+mod memory_group;
 #[path = "../common/seccomp.rs"]
 mod seccomp;
 
