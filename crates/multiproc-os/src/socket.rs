@@ -545,7 +545,7 @@ mod tests {
     #[test]
     fn timeouts() {
         assert_eq!(
-            connect(SocketAddress::Abstract(b"multiproc-nobody"), None).unwrap_err().kind(),
+            connect(SocketAddress::Abstract(b"multiproc-absent"), None).unwrap_err().kind(),
             io::ErrorKind::ConnectionRefused
         );
         // No process accepts, and the queue has no room.

@@ -203,7 +203,7 @@ fn fds() {
     }
 }
 
-/// The descriptors of a message that nobody takes out are closed with it.
+/// The descriptors of a message are closed with it if they are not taken out.
 #[test]
 fn drops_fds() {
     let queue = Queue::new().unwrap();

@@ -74,8 +74,8 @@
 //!   `Ok(false)`: nothing has failed.
 //!
 //! Two differ, since something else has happened then: a [`Barrier`](sync::Barrier) is broken when
-//! one of its parties gives up, which is an error for all of them, and [`Child::join_timeout`] gives
-//! the child back.
+//! one of its parties gives up, which is an error for all of them, and [`Child::join_timeout`]
+//! gives the child back.
 //!
 //! # Features
 //!

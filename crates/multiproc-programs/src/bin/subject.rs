@@ -147,13 +147,13 @@ fn wait_for_word() {
 }
 
 fn finalizers() {
-    fn register(whose: &'static str) {
-        multiproc::process::at_exit(-1, move || say(&format!("{whose} -1")));
-        multiproc::process::at_exit(0, move || say(&format!("{whose} 0")));
-        multiproc::process::at_exit(10, move || say(&format!("{whose} 10, the earlier")));
-        multiproc::process::at_exit(10, move || say(&format!("{whose} 10, the later")));
+    fn register(owner: &'static str) {
+        multiproc::process::at_exit(-1, move || say(&format!("{owner} -1")));
+        multiproc::process::at_exit(0, move || say(&format!("{owner} 0")));
+        multiproc::process::at_exit(10, move || say(&format!("{owner} 10, the earlier")));
+        multiproc::process::at_exit(10, move || say(&format!("{owner} 10, the later")));
         multiproc::process::at_exit(7, || panic!("one that fails"));
-        let cancelled = multiproc::process::at_exit(5, move || say(&format!("{whose} cancelled")));
+        let cancelled = multiproc::process::at_exit(5, move || say(&format!("{owner} cancelled")));
         assert!(cancelled.cancel());
     }
     let child = Process::new(

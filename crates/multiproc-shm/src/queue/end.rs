@@ -203,8 +203,8 @@ impl<R: Role> End<R> {
     /// four, and five of a queue with a limit. They are closed on exec; for a program that inherits
     /// them, the child clears `FD_CLOEXEC` before it executes that.
     ///
-    /// As long as they are open, they count as a handle that could put, and unless they are those of
-    /// a [`Producer`], also as one that could get.
+    /// As long as they are open, they count as a handle that could put, and unless they are those
+    /// of a [`Producer`], also as one that could get.
     ///
     /// # Errors
     /// `EMFILE`.

@@ -19,9 +19,9 @@ use crate::queue::store::Store;
 ///
 /// The bytes of a large message stay in the queue's own memory, at an address that is a multiple of
 /// 4,096, until the message is dropped; the drop may wait some milliseconds for a process that is
-/// stopped in the middle of giving back memory. The queue's other users don't see what is written to them:
-/// [`bytes_mut`](Message::bytes_mut) maps them privately (`MAP_PRIVATE`, mmap(2)), and only the
-/// pages that are written are copied.
+/// stopped in the middle of giving back memory. The queue's other users don't see what is written
+/// to them: [`bytes_mut`](Message::bytes_mut) maps them privately (`MAP_PRIVATE`, mmap(2)), and
+/// only the pages that are written are copied.
 ///
 /// ```
 /// use multiproc_shm::queue::Queue;

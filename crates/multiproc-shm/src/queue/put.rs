@@ -19,7 +19,8 @@ use crate::queue::store::Store;
 use crate::wait::notifier::ViaHandle;
 use crate::wait::wait_queue::WaitOp;
 
-/// The number of puts after which a producer checks whether cached block memory has been idle for [`QUIET`].
+/// The number of puts after which a producer checks whether cached block memory has been idle for
+/// [`QUIET`].
 const PUTS_BETWEEN_CHECKS: u64 = 64;
 
 /// Approximate length of a cache line, in bytes.

@@ -11,11 +11,12 @@
 //! two descriptors in all.
 //!
 //! Each is opened in another process with the descriptors of `to_fds` (`Lock` and `RwLock`:
-//! `to_fd`), in their order, sent by any means: sendmsg(2), or inherited, for which the child clears
-//! `FD_CLOEXEC` before it executes the program; `from_fds` sets it again. As long as they are open,
-//! the descriptors count as a handle. Those of two objects that are mixed up are not detected. All processes must be in one PID namespace. When a process dies, what
-//! it holds is released, and waits that depend on it end with an error. `PROTOCOL.md` in this
-//! folder says what happens at each instruction.
+//! `to_fd`), in their order, sent by any means: sendmsg(2), or inherited, for which the child
+//! clears `FD_CLOEXEC` before it executes the program; `from_fds` sets it again. As long as they
+//! are open, the descriptors count as a handle. Those of two objects that are mixed up are not
+//! detected. All processes must be in one PID namespace. When a process dies, what it holds is
+//! released, and waits that depend on it end with an error. `PROTOCOL.md` in this folder says what
+//! happens at each instruction.
 //!
 //! A call waits until a [`Deadline`](crate::wait::deadline::Deadline). With `Deadline::Now` it
 //! waits only for operations of other threads that take a moment; `try_acquire` doesn't even do

@@ -37,8 +37,8 @@ impl Deadline {
     }
 
     /// As [`after`](Deadline::after), but a timeout of zero is a deadline that has just passed, not
-    /// [`Now`](Deadline::Now): for calls whose error for a timeout is another one than that of a
-    /// call that doesn't wait. `None` is [`Never`](Deadline::Never).
+    /// [`Now`](Deadline::Now): for calls that report a timeout by another error than a call
+    /// that doesn't wait does. `None` is [`Never`](Deadline::Never).
     pub fn from_now(timeout: impl Into<Option<Duration>>) -> Deadline {
         timeout.into().and_then(|timeout| Instant::now().checked_add(timeout)).into()
     }

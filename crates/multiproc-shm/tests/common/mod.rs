@@ -41,8 +41,9 @@ pub(crate) fn fork(child: impl FnOnce()) -> i32 {
     }
 }
 
-/// Runs `operation` in a fork copy again and again, and stops the copy after each instruction, until
-/// `is_inside` says that this is in the middle of the operation. Returns its pid; it stays stopped.
+/// Runs `operation` in a fork copy again and again, and stops the copy after each instruction,
+/// until `is_inside` says that this is in the middle of the operation. Returns its pid; it stays
+/// stopped.
 pub(crate) fn stop_inside(operation: impl Fn(), mut is_inside: impl FnMut() -> bool) -> i32 {
     let pid = fork(|| {
         // SAFETY: the parent traces this process, which has no other thread.

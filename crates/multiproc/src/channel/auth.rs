@@ -2,8 +2,8 @@
 //! each side knows the [`Key`]. [CONNECTION.md](CONNECTION.md) has the protocol.
 //!
 //! A proof is an HMAC with SHA-256 (RFC 2104) over the role of the side that gives it and a random
-//! number of each side. So it is useless to any other process, for any other connection, or in
-//! the other direction. This module does no I/O: `handshakes.rs` checks the key on the listener's side
+//! number of each side. So it is useless to any other process, for any other connection, or in the
+//! other direction. This module does no I/O: `handshakes.rs` checks the key on the listener's side
 //! (`serve_proof`), and `connect.rs` on the client's.
 
 use std::fmt;

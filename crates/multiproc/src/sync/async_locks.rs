@@ -1,8 +1,8 @@
 //! The `async` methods of locks, semaphores and events, on any executor, with the feature `async`.
 //!
-//! A lock is waited for by a thread that sleeps on its word ([`waiters`](multiproc_shm::wait::waiters)), and
-//! taken by the thread that polls the future. Semaphores and events are waited for as queues are
-//! (`PROTOCOL.md` of `multiproc-shm`).
+//! A lock is waited for by a thread that sleeps on its word
+//! ([`waiters`](multiproc_shm::wait::waiters)), and taken by the thread that polls the future.
+//! Semaphores and events are waited for as queues are (`PROTOCOL.md` of `multiproc-shm`).
 
 use std::future::poll_fn;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! A condition while its users are killed: processes wait for tokens that others bring, and every
-//! few milliseconds one of them is killed, at any point. `MULTIPROC_SEED` and `MULTIPROC_CHAOS_SECONDS` set the
-//! random seed and the duration.
+//! few milliseconds one of them is killed, at any point. `MULTIPROC_SEED` and
+//! `MULTIPROC_CHAOS_SECONDS` set the random seed and the duration.
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 

@@ -1,7 +1,8 @@
 //! Queues while their users are killed: of eight producers and eight consumers, one is killed every
-//! few milliseconds, at any point, and replaced. Every item that was put is seen once, or again with a
-//! higher delivery count if the queue is joinable; none is invented, none is torn, and no process
-//! hangs. `MULTIPROC_SEED` and `MULTIPROC_CHAOS_SECONDS` set the random seed and the duration.
+//! few milliseconds, at any point, and replaced. Every item that was put is seen once, or again
+//! with a higher delivery count if the queue is joinable; none is invented, none is torn, and no
+//! process hangs. `MULTIPROC_SEED` and `MULTIPROC_CHAOS_SECONDS` set the random seed and the
+//! duration.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::SeqCst;

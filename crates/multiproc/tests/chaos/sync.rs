@@ -1,7 +1,7 @@
 //! Locks, semaphores, events and barriers while their users are killed: of eight processes that use
-//! one of them, one is killed every few milliseconds, at any point, and replaced. At no time do more
-//! processes hold it than may, what a dead owner held is poisoned, and no process hangs. `MULTIPROC_SEED`
-//! and `MULTIPROC_CHAOS_SECONDS` set the random seed and the duration.
+//! one of them, one is killed every few milliseconds, at any point, and replaced. At no time do
+//! more processes hold it than may, what a dead owner held is poisoned, and no process hangs.
+//! `MULTIPROC_SEED` and `MULTIPROC_CHAOS_SECONDS` set the random seed and the duration.
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;

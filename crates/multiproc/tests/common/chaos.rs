@@ -48,9 +48,9 @@ pub(crate) fn duration() -> Duration {
     Duration::from_secs_f64(seconds.unwrap_or(2.0))
 }
 
-/// Every few milliseconds calls `kill_one` with a random index below `targets`, to kill that process
-/// and start another in its place: for [`duration`], and until `is_enough`. After each kill the
-/// count `done` must grow, whichever process was killed. Returns the number of kills.
+/// Every few milliseconds calls `kill_one` with a random index below `targets`, to kill that
+/// process and start another in its place: for [`duration`], and until `is_enough`. After each kill
+/// the count `done` must grow, whichever process was killed. Returns the number of kills.
 pub(crate) fn kill_repeatedly(
     random: &mut Random,
     targets: usize,

@@ -1,4 +1,4 @@
-//! Names whose owner dies, is stopped, is copied by fork(2), or has no descriptors left.
+//! Names with an owner that dies, is stopped, is copied by fork(2), or has no descriptors left.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -407,7 +407,8 @@ fn killed_during_lookup() {
 
 /// Makes a copy of this process that calls `live`, and returns its pid.
 fn copy(live: impl FnOnce()) -> i32 {
-    // SAFETY: the test is whether the library copes with a copy made at any moment of its other thread.
+    // SAFETY: the test is whether the library copes with a copy made at any moment of its other
+    // thread.
     match unsafe { libc::fork() } {
         0 => {
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(live)).is_ok();
@@ -598,7 +599,8 @@ fn closed_epoll_fd() {
             let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
             if info.matches("tfd:").count() > 0 {
                 let file = File::open("/dev/null").unwrap();
-                // SAFETY: it replaces a descriptor, as does a program that closes those it doesn't know.
+                // SAFETY: it replaces a descriptor, as does a program that closes those it doesn't
+                // know.
                 unsafe { libc::dup2(file.as_raw_fd(), fd) };
             }
         }

@@ -48,8 +48,8 @@ fn check_deaths(model: impl Fn(&Kill) + Clone + Send + Sync + 'static) {
     });
 }
 
-/// Starts processes 2, 3, … of which each has a `share`, and calls `main` with its id and share. The
-/// first one is killed as `kill` says.
+/// Starts processes 2, 3, … of which each has a `share`, and calls `main` with its id and share.
+/// The first one is killed as `kill` says.
 fn start_each<S: 'static, R: 'static>(
     count: u32,
     kill: &Kill,

@@ -65,8 +65,8 @@ fn read_all(mapping: &Mapping, data: &[Data; 2]) {
     mapping.end_reading(slot);
 }
 
-/// Runs two processes on a region in two parts, of which the first is killed as `kill` says. Returns
-/// whether it has survived, and the data.
+/// Runs two processes on a region in two parts, of which the first is killed as `kill` says.
+/// Returns whether it has survived, and the data.
 fn two(kill: &Kill, main: fn(u32, &Mapping, u32, &[Data; 2])) -> (bool, [Data; 2]) {
     let (shared, version, data) = region();
     let share = || (Mapping::new(shared.share()), data.clone());

@@ -2,9 +2,9 @@
 //!
 //! One wake-up may be lost: that which a process owes when it dies, if another process takes the
 //! lock after the last step of the dead one, and before the kernel looks at the word. The waiter
-//! then sleeps until it looks at the word itself, which it does after a second. `../../PROTOCOL.md` says
-//! why this is left so. The models let that second pass in these executions, and in no others, so
-//! any other loss is a deadlock.
+//! then sleeps until it looks at the word itself, which it does after a second. `../../PROTOCOL.md`
+//! says why this is left so. The models let that second pass in these executions, and in no others,
+//! so any other loss is a deadlock.
 
 use std::sync::atomic::Ordering::Relaxed;
 
