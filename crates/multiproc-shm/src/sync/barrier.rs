@@ -632,9 +632,9 @@ impl Barrier {
         let mut op = RoundOver { barrier: self, round };
         match self.object.wait_queue.wait(self.object.notifier(), deadline, &mut op) {
             Ok(outcome) => Ok(outcome),
-            Err(vain) => {
+            Err(failure) => {
                 // The round may be over by now.
-                let (cause, error) = self.give_up_in(Some(round), vain);
+                let (cause, error) = self.give_up_in(Some(round), failure);
                 let Ok(_guard) = self.lock() else { return Err((cause, error)) };
                 match self.object.outcome(round) {
                     Some(Ok(())) => Ok(Ok(())),
@@ -645,13 +645,13 @@ impl Barrier {
         }
     }
 
-    fn give_up(&self, vain: WaitFailure) -> (BreakCause, Option<io::Error>) {
-        self.give_up_in(None, vain)
+    fn give_up(&self, failure: WaitFailure) -> (BreakCause, Option<io::Error>) {
+        self.give_up_in(None, failure)
     }
 
     /// Breaks the round that the caller can't wait for any more.
-    fn give_up_in(&self, round: Option<u64>, vain: WaitFailure) -> (BreakCause, Option<io::Error>) {
-        let (cause, error) = match vain {
+    fn give_up_in(&self, round: Option<u64>, failure: WaitFailure) -> (BreakCause, Option<io::Error>) {
+        let (cause, error) = match failure {
             WaitFailure::Timeout => (BreakCause::Timeout(pid()), None),
             WaitFailure::Disconnected => (BreakCause::Disconnected, None),
             WaitFailure::Interrupted => (BreakCause::Abort(pid()), Some(io::ErrorKind::Interrupted.into())),

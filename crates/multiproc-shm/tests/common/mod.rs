@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use multiproc_os::{pidfd, poll};
 use multiproc_shm::wait::deadline::Deadline;
 
 /// Longer than anything here takes.
@@ -76,22 +77,15 @@ pub(crate) fn stop_inside(operation: impl Fn(), mut is_inside: impl FnMut() -> b
 /// Waits until the process has ended, and returns its status as waitpid(2) does. Kills it if it
 /// takes too long.
 pub(crate) fn status_of(pid: i32) -> i32 {
-    let end = Instant::now() + LONG;
-    loop {
-        let mut status = 0;
-        // SAFETY: the status is ours.
-        match unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) } {
-            0 if Instant::now() >= end => {
-                kill(pid);
-                panic!("the child hangs");
-            }
-            0 => std::thread::sleep(Duration::from_millis(1)),
-            ended => {
-                assert_eq!(ended, pid);
-                return status;
-            }
-        }
+    let pidfd = pidfd::open(pid).unwrap();
+    if !poll::wait_readable(&pidfd, Some(Instant::now() + LONG)).unwrap() {
+        kill(pid);
+        panic!("the child hangs");
     }
+    let mut status = 0;
+    // SAFETY: the status is ours.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    status
 }
 
 pub(crate) fn succeeds(pid: i32) {
