@@ -2,8 +2,33 @@
 //! another thread may be changing at that moment.
 
 use std::io;
-use std::sync::Once;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+
+/// Handlers that are registered when they are first needed.
+///
+/// A `std::sync::Once` would not do: a copy of the process that is made while another thread is in
+/// it would wait forever for that thread, which the copy doesn't have. So threads that come at the
+/// same time each register the handlers, and so does such a copy: the handlers must bear to be
+/// called several times for one fork.
+pub(crate) struct Handlers(AtomicBool);
+
+impl Handlers {
+    pub(crate) const fn new() -> Handlers {
+        Handlers(AtomicBool::new(false))
+    }
+
+    /// Calls `register`, unless a call has succeeded in this process or one that it is a copy of.
+    ///
+    /// # Errors
+    /// Those of `register`, `ENOMEM`. The next call tries again.
+    pub(crate) fn ensure(&self, register: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        if !self.0.load(Acquire) {
+            register()?;
+            self.0.store(true, Release);
+        }
+        Ok(())
+    }
+}
 
 /// Registers `prepare` to be called before every fork(2) of this process that goes through the C
 /// library, and `done` to be called afterwards, both in this process and in the copy. The forking
@@ -31,12 +56,12 @@ pub(crate) fn register_in_copy(done: extern "C" fn()) -> io::Result<()> {
     }
 }
 
-/// Returns the number of copies that this process and its ancestors have made through the C
-/// library's fork(2). Counting starts at the first call of this function.
+/// Returns a number that differs before and after each copy that this process or an ancestor makes
+/// through the C library's fork(2), from the first call of this function on.
 pub fn count() -> u32 {
-    static REGISTER: Once = Once::new();
-    // The registration fails only if memory is short. Then no copies are counted.
-    REGISTER.call_once(|| drop(register(nothing, one_more)));
+    static HANDLERS: Handlers = Handlers::new();
+    // The registration fails only if memory is short. Then copies are not counted yet.
+    let _ = HANDLERS.ensure(|| register(nothing, one_more));
     COUNT.load(Relaxed)
 }
 
@@ -50,4 +75,62 @@ extern "C" fn one_more() {
 
 fn as_unsafe(function: extern "C" fn()) -> unsafe extern "C" fn() {
     function
+}
+
+#[cfg(test)]
+#[cfg(not(miri))]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn fork_while_another_thread_registers() {
+        let handlers = Handlers::new();
+        let ((begun, has_begun), (go_on, may_go_on)) = (mpsc::channel(), mpsc::channel::<()>());
+        std::thread::scope(|scope| {
+            let handlers = &handlers;
+            scope.spawn(move || {
+                handlers.ensure(|| {
+                    begun.send(()).unwrap();
+                    may_go_on.recv().map_err(io::Error::other)
+                })
+            });
+            has_begun.recv().unwrap();
+            // SAFETY: the copy allocates nothing, and ends.
+            let pid = unsafe { libc::fork() };
+            if pid == 0 {
+                let mut calls = 0;
+                for _ in 0..2 {
+                    let _ = handlers.ensure(|| {
+                        calls += 1;
+                        Ok(())
+                    });
+                }
+                // SAFETY: ends the process.
+                unsafe { libc::_exit(calls) };
+            }
+            let mut status = 0;
+            // SAFETY: the status is ours.
+            assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+            assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 1, "{status:#x}");
+            go_on.send(()).unwrap();
+        });
+        handlers.ensure(|| panic!("they are registered")).unwrap();
+    }
+
+    #[test]
+    fn failure_is_tried_again() {
+        let handlers = Handlers::new();
+        let failed = handlers.ensure(|| Err(io::ErrorKind::OutOfMemory.into()));
+        assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+        let mut calls = 0;
+        handlers
+            .ensure(|| {
+                calls += 1;
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(calls, 1);
+    }
 }

@@ -10,12 +10,11 @@
 use std::io;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
-use crate::at_fork;
+use crate::at_fork::{self, Handlers};
 use crate::robust::{Thread, copy_number};
 
 /// The value of a free slot.
@@ -95,12 +94,8 @@ pub(crate) extern "C" fn close_all() {
 
 /// Registers the functions of this module with pthread_atfork(3), once.
 fn arrange() -> io::Result<()> {
-    static ARRANGED: OnceLock<Option<i32>> = OnceLock::new();
-    let failed = ARRANGED.get_or_init(|| {
-        let registered = at_fork::register(begun, made).and_then(|()| at_fork::register_in_copy(close_all));
-        registered.err().map(|error| error.raw_os_error().unwrap_or(libc::ENOMEM))
-    });
-    failed.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+    static HANDLERS: Handlers = Handlers::new();
+    HANDLERS.ensure(|| at_fork::register(begun, made).and_then(|()| at_fork::register_in_copy(close_all)))
 }
 
 /// Returns the inode of a socket. For other kinds of descriptors, the inode may not be unique.

@@ -104,7 +104,8 @@ mod tests {
     #[test]
     fn smoke() {
         // The test harness has threads, so the test runs in a child made by fork(2), which has one
-        // thread and may only make system calls.
+        // thread. Of what it uses, other threads here could only hold the lock of stdout.
+        let _stdout = std::io::stdout().lock();
         // SAFETY: the copy calls nothing that could wait for another thread.
         let pid = unsafe { libc::fork() };
         if pid == 0 {

@@ -98,6 +98,47 @@ mod tests {
         count_to_eight(&COUNT);
     }
 
+    /// Statics of the standard library's locks, except in files of which the module says why no other
+    /// thread can hold them when the process is copied.
+    fn statics_with_locks(folder: &std::path::Path, found: &mut Vec<String>) {
+        const LOCKS: [&str; 7] = ["Mutex", "RwLock", "Condvar", "Once", "OnceLock", "LazyLock", "ReentrantLock"];
+        for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                // The models run in one process.
+                if !path.ends_with("loom") {
+                    statics_with_locks(&path, found);
+                }
+                continue;
+            }
+            let source = std::fs::read_to_string(&path).unwrap_or_default();
+            // `static NAME: Mutex<…> = …`, and with a path before the type.
+            let code = source.lines().filter(|line| !line.trim_start().starts_with("//"));
+            let types = code.filter_map(|line| line.split_once("static ")?.1.split_once(": "));
+            for (name, of) in types {
+                let of = of.split(['<', ' ', '=']).next().unwrap_or(of);
+                if LOCKS.contains(&of.rsplit("::").next().unwrap_or(of)) {
+                    found.push(format!("{}: {name}", path.file_name().unwrap().display()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "reads the sources")]
+    fn no_static_lock_can_be_held_in_a_copy() {
+        let (crates, mut found) = (std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), Vec::new());
+        for name in ["multiproc-os", "multiproc-shm"] {
+            statics_with_locks(&crates.join(name).join("src"), &mut found);
+        }
+        found.sort();
+        // Both are used before a child's program begins, and by processes with a single thread.
+        assert_eq!(
+            found,
+            ["at_exit.rs: PREPARED", "environment.rs: IN_PLACE"],
+            "use a ForkLocal, or at_fork::Handlers"
+        );
+    }
+
     #[test]
     #[cfg_attr(miri, ignore = "fork")]
     fn forked_child_starts_empty() {

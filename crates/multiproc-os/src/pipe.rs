@@ -131,6 +131,8 @@ mod tests {
         assert_eq!(available(&reader).unwrap(), 5);
         assert_eq!(read(&reader, &mut buffer).unwrap(), 5);
         drop(writer);
+        // A process that another test has made at this moment has the write end until it ends.
+        assert!(crate::poll::wait_readable(&reader, None).unwrap());
         assert_eq!(read(&reader, &mut buffer).unwrap(), 0);
     }
 

@@ -20,9 +20,10 @@
 use std::cell::{Cell, UnsafeCell};
 use std::io;
 use std::mem::offset_of;
-use std::sync::Once;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, compiler_fence};
+
+use crate::at_fork::{self, Handlers};
 
 /// The bits of a word that hold the owner's thread id.
 pub const OWNER: u32 = 0x3fff_ffff;
@@ -301,10 +302,10 @@ impl Thread {
 /// Finds the thread's list, and inserts the two nodes of this module into it.
 #[cold]
 fn prepare(local: &Local) {
-    static REGISTER: Once = Once::new();
+    static HANDLERS: Handlers = Handlers::new();
     // It fails only for want of memory. A fork copy would then continue with its original's state,
     // and never touch the original's words.
-    REGISTER.call_once(|| drop(crate::at_fork::register_in_copy(copied)));
+    let _ = HANDLERS.ensure(|| at_fork::register_in_copy(copied));
     local.count.set(0);
     local.id.set(crate::threads::gettid() as u32);
     local.process.set(crate::threads::getpid() as u32);

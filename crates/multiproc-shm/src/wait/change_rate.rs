@@ -7,9 +7,10 @@
 //! the last check, or when this process has learnt that another process has ended, or has dropped a
 //! handle.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use multiproc_os::clock;
 
 /// How many puts a stream makes for each reading of the clock.
 const STRIDE: u32 = 16;
@@ -77,10 +78,9 @@ impl ChangeRate {
     }
 }
 
-/// Nanoseconds since the first call in this process; never 0.
+/// Nanoseconds on a clock that is beyond [`CHECK_INTERVAL`].
 fn now() -> u64 {
-    static START: OnceLock<Instant> = OnceLock::new();
-    START.get_or_init(Instant::now).elapsed().as_nanos() as u64 + CHECK_INTERVAL.as_nanos() as u64
+    clock::nanoseconds() + CHECK_INTERVAL.as_nanos() as u64
 }
 
 #[cfg(test)]

@@ -10,10 +10,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use multiproc_os::fork_local::ForkLocal;
 use multiproc_os::futex::{self, Woken};
-use multiproc_os::robust::{Thread, copy_number};
+use multiproc_os::robust::Thread;
 use multiproc_os::signal;
 
+use crate::lock::fork_mutex::{ForkMutex, ForkMutexGuard};
 use crate::lock::robust_word::{AcquireError, FIRST_RECHECK, LockMapping, PoisonableWord, RobustWord};
 use crate::memory::segment::Layout;
 use crate::wait::backoff::Backoff;
@@ -42,17 +44,15 @@ pub trait AsyncLayout: Layout {
 }
 
 /// The futures that wait for a word through one handle.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Waiters {
-    state: Mutex<State>,
+    state: ForkMutex<State>,
     /// Changes when the waiter thread must look again. Written with the mutex held.
     signal: AtomicU32,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// The number of the process (an original or a fork copy) that the other fields are about.
-    copy: u32,
     /// The futures that wait, in the order in which they began to.
     futures: VecDeque<Waiter>,
     /// The number of the next future that begins to wait.
@@ -98,16 +98,20 @@ enum Next {
     Wait,
 }
 
+impl Default for Waiters {
+    fn default() -> Waiters {
+        Waiters { state: ForkMutex::new(State::default()), signal: AtomicU32::new(0) }
+    }
+}
+
 impl Waiters {
-    fn state(&self) -> MutexGuard<'_, State> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.copy != copy_number() {
+    fn state(&self) -> ForkMutexGuard<'_, State> {
+        self.state.lock(|state, _| {
             // The futures belong to the original process, and so do the objects behind their
             // wakers: neither must be dropped here.
-            std::mem::forget(std::mem::take(&mut state.futures));
-            *state = State { copy: copy_number(), next: state.next, ..State::default() };
-        }
-        state
+            let next = state.next;
+            std::mem::forget(std::mem::replace(state, State { next, ..State::default() }));
+        })
     }
 
     /// Makes the waiter thread look again, if it doesn't sleep on the word, or has nothing left to
@@ -401,26 +405,28 @@ fn sleep(word: &AtomicU32, value: u32, signal: (&AtomicU32, u32), until: Instant
     futex::wait(word, value, Some(until))
 }
 
-/// The waiter threads of the process, and their work.
+/// The waiter threads of the process.
+static THREADS: ForkLocal<Threads> = ForkLocal::new();
+
+#[derive(Default)]
 struct Threads {
-    /// The number of the process (an original or a fork copy) that has these threads.
-    copy: u32,
+    state: Mutex<ThreadsState>,
+    /// Notified of a job, or of the end of idle threads.
+    job: Condvar,
+}
+
+#[derive(Default)]
+struct ThreadsState {
     idle: usize,
     jobs: VecDeque<Arc<dyn Served>>,
     /// Whether idle threads must end, until there is work again.
     are_dismissed: bool,
 }
 
-static THREADS: Mutex<Threads> = Mutex::new(Threads { copy: 0, idle: 0, jobs: VecDeque::new(), are_dismissed: false });
-static JOB: Condvar = Condvar::new();
-
-fn threads() -> MutexGuard<'static, Threads> {
-    let mut threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
-    if threads.copy != copy_number() {
-        std::mem::forget(std::mem::take(&mut threads.jobs));
-        (threads.copy, threads.idle) = (copy_number(), 0);
+impl Threads {
+    fn state(&self) -> MutexGuard<'_, ThreadsState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    threads
 }
 
 /// Makes a waiter thread serve it: an idle one, or a new one.
@@ -428,15 +434,16 @@ fn threads() -> MutexGuard<'static, Threads> {
 /// # Errors
 /// `EAGAIN`, at the limit of threads.
 fn start_waiter(served: Arc<dyn Served>) -> io::Result<()> {
-    let mut threads = threads();
-    threads.are_dismissed = false;
-    if threads.idle > 0 {
-        threads.idle -= 1;
-        threads.jobs.push_back(served);
-        JOB.notify_one();
+    let threads = THREADS.get();
+    let mut state = threads.state();
+    state.are_dismissed = false;
+    if state.idle > 0 {
+        state.idle -= 1;
+        state.jobs.push_back(served);
+        threads.job.notify_one();
         return Ok(());
     }
-    drop(threads);
+    drop(state);
     signal::with_signals_blocked(|| {
         std::thread::Builder::new().name("multiproc-lock".into()).spawn(move || {
             serve(&*served);
@@ -451,30 +458,32 @@ fn start_waiter(served: Arc<dyn Served>) -> io::Result<()> {
 
 /// Waits for work. Returns `None` when the thread must end.
 fn next_job() -> Option<Arc<dyn Served>> {
-    let mut threads = threads();
-    if threads.idle >= MAX_IDLE {
+    let threads = THREADS.get();
+    let mut state = threads.state();
+    if state.idle >= MAX_IDLE {
         return None;
     }
-    threads.idle += 1;
+    state.idle += 1;
     let end = Instant::now() + IDLE_TIME;
     loop {
         // The caller that has queued it has already counted this thread, or another, as not idle.
-        if let Some(job) = threads.jobs.pop_front() {
+        if let Some(job) = state.jobs.pop_front() {
             return Some(job);
         }
         let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() || threads.are_dismissed {
-            threads.idle = threads.idle.saturating_sub(1);
+        if left.is_zero() || state.are_dismissed {
+            state.idle = state.idle.saturating_sub(1);
             return None;
         }
-        threads = JOB.wait_timeout(threads, left).unwrap_or_else(PoisonError::into_inner).0;
+        state = threads.job.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
     }
 }
 
 /// Ends the idle waiter threads.
 pub fn dismiss() {
-    threads().are_dismissed = true;
-    JOB.notify_all();
+    let threads = THREADS.get();
+    threads.state().are_dismissed = true;
+    threads.job.notify_all();
 }
 
 #[cfg(test)]

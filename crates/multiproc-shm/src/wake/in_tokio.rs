@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use multiproc_os::fork_local::ForkLocal;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Handle, Id};
@@ -30,7 +31,7 @@ pub(crate) struct Registration {
 const MAX_RUNTIMES: usize = 64;
 
 /// The runtimes tried most recently, and whether they have I/O.
-static RUNTIMES: Mutex<VecDeque<(Id, bool)>> = Mutex::new(VecDeque::new());
+static RUNTIMES: ForkLocal<Mutex<VecDeque<(Id, bool)>>> = ForkLocal::new();
 
 impl Registration {
     /// Registers the source with the current runtime. None if there is no runtime, it has no I/O,
@@ -64,12 +65,12 @@ impl Registration {
 
 /// Whether a runtime has I/O, if that is known.
 fn has_io(runtime: Id) -> Option<bool> {
-    let tried = RUNTIMES.lock().unwrap_or_else(PoisonError::into_inner);
+    let tried = RUNTIMES.get().lock().unwrap_or_else(PoisonError::into_inner);
     tried.iter().find(|(id, _)| *id == runtime).map(|(_, has_io)| *has_io)
 }
 
 fn remember(runtime: Id, has_io: bool) {
-    let mut tried = RUNTIMES.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut tried = RUNTIMES.get().lock().unwrap_or_else(PoisonError::into_inner);
     tried.truncate(MAX_RUNTIMES - 1);
     tried.push_front((runtime, has_io));
 }
@@ -77,7 +78,7 @@ fn remember(runtime: Id, has_io: bool) {
 /// Calls `function`, and silences a panic of this thread inside it. Panics of other threads still
 /// go to the previous panic hook.
 fn with_silent_panics<T>(function: impl FnOnce() -> T) -> T {
-    static TURN: Mutex<()> = Mutex::new(());
+    static TURN: ForkLocal<Mutex<()>> = ForkLocal::new();
     /// Records when the hook has been dropped.
     struct HookGuard(Arc<AtomicBool>);
 
@@ -87,7 +88,7 @@ fn with_silent_panics<T>(function: impl FnOnce() -> T) -> T {
         }
     }
 
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = TURN.get().lock().unwrap_or_else(PoisonError::into_inner);
     let this = std::thread::current().id();
     let is_in_place = Arc::new(AtomicBool::new(true));
     let original = Arc::new(std::panic::take_hook());

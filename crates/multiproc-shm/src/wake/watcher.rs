@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use multiproc_os::epoll::{Epoll, Trigger};
-use multiproc_os::{signal, threads};
+use multiproc_os::fork_local::ForkLocal;
+use multiproc_os::signal;
 
 use super::Source;
 
@@ -27,9 +28,6 @@ pub(crate) struct Watch {
 
 /// The state shared by the watcher thread and the futures.
 struct Watcher {
-    /// The process of the thread. A copy made by fork(2) elsewhere in the program has no such
-    /// thread.
-    process: i32,
     epoll: Arc<Epoll>,
     /// The members of the epoll set, by descriptor.
     watched: HashMap<i32, Watched>,
@@ -42,7 +40,9 @@ struct Watched {
     wakers: Vec<(u64, Waker)>,
 }
 
-static WATCHER: Mutex<Option<Watcher>> = Mutex::new(None);
+/// A copy made by fork(2) has no such thread, and must not touch the original's epoll set, nor the
+/// objects behind its wakers.
+static WATCHER: ForkLocal<Mutex<Option<Watcher>>> = ForkLocal::new();
 
 impl Watch {
     pub(crate) fn new(source: Arc<dyn Source>) -> Watch {
@@ -63,13 +63,8 @@ impl Watch {
         let replaced = {
             let mut current = lock();
             let watcher = match &mut *current {
-                Some(watcher) if watcher.is_mine() => watcher,
-                other => {
-                    // A fork copy must not touch what it inherited: even the epoll set is the
-                    // original's.
-                    std::mem::forget(other.take());
-                    other.insert(Watcher::start()?)
-                }
+                Some(watcher) => watcher,
+                none => none.insert(Watcher::start()?),
             };
             watcher.watch(&self.source, self.id, waker)
         };
@@ -81,15 +76,15 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         let forgotten = match &mut *lock() {
-            Some(watcher) if watcher.is_mine() => watcher.forget(&self.source, self.id),
-            _ => None,
+            Some(watcher) => watcher.forget(&self.source, self.id),
+            None => None,
         };
         drop(forgotten);
     }
 }
 
 fn lock() -> MutexGuard<'static, Option<Watcher>> {
-    WATCHER.lock().unwrap_or_else(PoisonError::into_inner)
+    WATCHER.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Watcher {
@@ -99,11 +94,7 @@ impl Watcher {
         signal::with_signals_blocked(|| {
             std::thread::Builder::new().name("multiproc-async".into()).spawn(move || serve(&its))
         })?;
-        Ok(Watcher { process: threads::getpid(), epoll, watched: HashMap::new() })
-    }
-
-    fn is_mine(&self) -> bool {
-        self.process == threads::getpid()
+        Ok(Watcher { epoll, watched: HashMap::new() })
     }
 
     /// Adds a waker, or replaces the previous one of this future and returns it.
