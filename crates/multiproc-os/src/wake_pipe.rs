@@ -90,9 +90,9 @@ impl AsFd for Subscription {
 #[derive(Debug, Clone, Copy)]
 pub enum Tokens<'a> {
     /// Those in the pipe.
-    Seen,
+    InPipe,
     /// Those that the [subscription](Subscription) has not reported yet.
-    Heard(&'a Subscription),
+    Unreported(&'a Subscription),
     /// None.
     Ignored,
 }
@@ -247,7 +247,7 @@ impl WakePipe {
     /// # Errors
     /// Those of poll(2), except interruptions by signals.
     pub fn wait(&self, others: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<WakeReason> {
-        WakePipe::wait_at(self.as_fd(), Tokens::Seen, others, deadline)
+        WakePipe::wait_at(self.as_fd(), Tokens::InPipe, others, deadline)
     }
 
     /// As [`wait`](WakePipe::wait), with a descriptor of the pipe and a choice of tokens.
@@ -262,8 +262,8 @@ impl WakePipe {
     ) -> io::Result<WakeReason> {
         // poll(2) always reports a hang-up.
         let (flags, subscription) = match tokens {
-            Tokens::Seen => (PollFlags::IN, None),
-            Tokens::Heard(subscription) => (PollFlags::empty(), Some(subscription)),
+            Tokens::InPipe => (PollFlags::IN, None),
+            Tokens::Unreported(subscription) => (PollFlags::empty(), Some(subscription)),
             Tokens::Ignored => (PollFlags::empty(), None),
         };
         let mut polled: Vec<PollFd<'_>> = Vec::with_capacity(2 + others.len());
@@ -355,7 +355,7 @@ mod tests {
         let reader = wake_pipe.reader().unwrap();
         let first = Subscription::new(&reader).unwrap();
         let at = |subscription, deadline| {
-            WakePipe::wait_at(reader.as_fd(), Tokens::Heard(subscription), &[], deadline).unwrap()
+            WakePipe::wait_at(reader.as_fd(), Tokens::Unreported(subscription), &[], deadline).unwrap()
         };
         assert_eq!(at(&first, now()), WakeReason::Timeout);
         wake_pipe.notify().unwrap();

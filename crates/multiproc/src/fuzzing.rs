@@ -26,10 +26,10 @@ use multiproc_shm::wait::notifier::ViaHandle;
 use crate::channel::{auth, connect, handshakes, stream};
 use crate::shared::names::wire::{Answer, Request};
 use crate::spec::child_spec::{self, ChildSpec};
-use crate::spec::identity::Identity;
 use crate::spec::kind;
 use crate::spec::method::StartMethod;
 use crate::spec::options::{Options, Resource, Variable};
+use crate::spec::process_info::ProcessInfo;
 use crate::spec::report::{Failure, Report, receive_report};
 use crate::spec::status::Panic;
 use crate::spec::target;
@@ -71,7 +71,7 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
     options.affinity = Some(vec![0, 1]);
     options.add_limit(Resource::AddressSpace, 16, 32);
     let spec = ChildSpec {
-        identity: Identity {
+        info: ProcessInfo {
             name: "Process-1:2".into(),
             numbers: vec![1, 2],
             seed: 7,
@@ -159,7 +159,7 @@ pub fn seeds(parser: &str) -> Vec<Vec<u8>> {
                 said(0b000, &[&auth::second(false, &name, &mac)]),
                 said(0b010, &[&auth::answer(false, &nonce), &auth::welcome(false, &name, &mac)]),
                 said(0b011, &[&auth::answer(true, &nonce), &auth::welcome(true, &name, &mac)]),
-                said(0b011, &[&auth::status(auth::REFUSED_WRONG_KEY, true)]),
+                said(0b011, &[&auth::status(auth::REFUSED_KEY_WRONG, true)]),
             ]
         }
         "frame" => vec![

@@ -37,7 +37,7 @@ pub enum Limit {
     /// Until this deadline.
     Until(Instant),
     /// Only for the grace period of an owner, in which a running one is done: 2 to 200 ms.
-    Moment,
+    GracePeriod,
     /// Not at all, not even for the grace period.
     Zero,
 }
@@ -221,7 +221,7 @@ impl RobustSpinLock {
         let end = match limit {
             Limit::Endless => None,
             Limit::Until(deadline) => Some(deadline.max(Instant::now())),
-            Limit::Moment => Some(Instant::now()),
+            Limit::GracePeriod => Some(Instant::now()),
             Limit::Zero => None,
         };
         // When to check next whether to give up.
@@ -421,7 +421,7 @@ mod tests {
         let pid = stopped_owner(spin_lock);
         let wanted = Stalled { pid, is_stopped: true };
         let begun = Instant::now();
-        assert_eq!(within(Limit::Moment, || spin_lock.lock().map(drop)), Err(wanted));
+        assert_eq!(within(Limit::GracePeriod, || spin_lock.lock().map(drop)), Err(wanted));
         assert!(begun.elapsed() >= GRACE);
         let deadline = Instant::now() + Duration::from_millis(50);
         assert_eq!(

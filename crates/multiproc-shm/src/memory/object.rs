@@ -42,7 +42,7 @@ impl<L: Layout> Object<L> {
     /// # Errors
     /// `EMFILE`, `ENFILE`, `ENOSPC`, `ENOMEM`.
     pub fn create() -> io::Result<Object<L>> {
-        Ok(Object::of(Segment::create()?, Arc::new(Notifier::new(Tokens::Heard)?), None))
+        Ok(Object::of(Segment::create()?, Arc::new(Notifier::new(Tokens::Broadcast)?), None))
     }
 
     /// Creates an object in a slab, all zero.
@@ -74,7 +74,7 @@ impl<L: Layout> Object<L> {
     /// # Errors
     /// `InvalidData` when the descriptors are something else; `ENOMEM`.
     pub fn open(memory: OwnedFd, wake_pipe: OwnedFd) -> io::Result<Object<L>> {
-        let notifier = Notifier::from_fd(wake_pipe, Tokens::Heard).map_err(|error| match error.kind() {
+        let notifier = Notifier::from_fd(wake_pipe, Tokens::Broadcast).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData => {
                 io::Error::new(error.kind(), format!("invalid {}: its wake pipe: {error}", L::NAME))
             }

@@ -103,7 +103,7 @@ impl Slab {
         random::fill(&mut id)?;
         header.id.store(u64::from_ne_bytes(id), Relaxed);
         header.capacity.store(capacity, Relaxed);
-        Ok(Slab::of(header, Notifier::new(Tokens::Heard)?))
+        Ok(Slab::of(header, Notifier::new(Tokens::Broadcast)?))
     }
 
     /// Opens a slab with the descriptors that [`to_fds`](Slab::to_fds) has returned, perhaps in
@@ -113,7 +113,7 @@ impl Slab {
     /// `InvalidData` when they are something else; `Unsupported` when the slab was created in
     /// another PID namespace; `ENOMEM`.
     pub fn from_fds([memory, wake_pipe]: [OwnedFd; 2]) -> io::Result<Slab> {
-        Ok(Slab::of(Segment::open(memory)?, Notifier::from_fd(wake_pipe, Tokens::Heard)?))
+        Ok(Slab::of(Segment::open(memory)?, Notifier::from_fd(wake_pipe, Tokens::Broadcast)?))
     }
 
     fn of(header: Segment<Header>, notifier: Notifier) -> Slab {

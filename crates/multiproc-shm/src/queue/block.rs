@@ -111,7 +111,7 @@ impl<S: Deref<Target = Store>> Drop for Block<S> {
         }
         // Fails only if the arena is corrupt. Doesn't wait for a stopped process: the block is then
         // given back later.
-        let _ = within(Limit::Moment, || self.store.give_back_block(self.index));
+        let _ = within(Limit::GracePeriod, || self.store.give_back_block(self.index));
     }
 }
 
@@ -196,7 +196,7 @@ impl Store {
         if blocks.has_kept_more() && self.is_empty() {
             // Fails only if the arena is corrupt, or its lock can't be acquired in time; in either
             // case a later call tries again.
-            let _ = within(Limit::Moment, || blocks.free_kept());
+            let _ = within(Limit::GracePeriod, || blocks.free_kept());
         }
     }
 

@@ -25,7 +25,7 @@ use crate::queue::limits::Limits;
 use crate::queue::message::Message;
 use crate::queue::role::{Both, CanGet, CanPut, GetOnly, PutOnly, Role};
 use crate::queue::store::Store;
-use crate::wait::change_rate;
+use crate::wait::consumer_check;
 use crate::wait::deadline::Deadline;
 use crate::wait::notifier::{Notifier, ViaHandle};
 
@@ -457,7 +457,7 @@ impl<R: CanPut> End<R> {
         self.expect_takers()?;
         let mut buffer = Box::new(self.buffer());
         // A future must not block its executor on a process that is stopped.
-        let bundle = spin_lock::within(Limit::Moment, || {
+        let bundle = spin_lock::within(Limit::GracePeriod, || {
             for part in parts {
                 if let Err(error) = buffer.extend(part) {
                     return Err(Error::io("no memory for it")(buffer.failure().unwrap_or(error)));
@@ -803,7 +803,7 @@ impl<R: Role> Drop for End<R> {
             }
         }
         if R::GETS {
-            change_rate::changed();
+            consumer_check::request();
         }
     }
 }

@@ -71,8 +71,9 @@ layout! {
         /// The size of the ring as a power of two in the lowest byte; above it, the number of times
         /// that it has changed.
         pub(super) geometry: AtomicU64,
-        pub(super) items: AtomicU64,
-        pub(super) bytes: AtomicU64,
+        /// The limits on items and on their bytes; `u64::MAX` for none.
+        pub(super) max_items: AtomicU64,
+        pub(super) max_bytes: AtomicU64,
     }
 }
 

@@ -21,7 +21,7 @@ use crate::queue::error::Error;
 use crate::queue::item::{Place, Taken};
 use crate::queue::layout::{RAW, Shared};
 use crate::queue::store::Store;
-use crate::sync::ledger::{self, Book};
+use crate::sync::ledger::{self, LedgerView};
 use crate::wait::notifier::ViaHandle;
 use crate::wait::wait_queue::{WaitFailure, WaitOp, Watched};
 
@@ -373,8 +373,8 @@ impl Store {
     }
 
     /// The ledger of the processes that have taken items.
-    pub(crate) fn workers(&self) -> Book<'_, Shared> {
-        Book { ledger: &self.shared.workers.0, segment: &self.shared }
+    pub(crate) fn workers(&self) -> LedgerView<'_, Shared> {
+        LedgerView { ledger: &self.shared.workers.0, segment: &self.shared }
     }
 
     /// Enters this process into the ledger of workers, so that all processes that wait for items

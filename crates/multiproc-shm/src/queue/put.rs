@@ -45,11 +45,9 @@ impl Store {
         through: ViaHandle<'_>,
     ) -> Result<(), Error> {
         match (error, &self.room) {
-            (Error::Full | Error::FdsFull, Some(room)) => self.shared.room.0.wait(
-                room,
-                deadline,
-                &mut Put { store: self, item, crowd: HandleRoom::No, through },
-            )?,
+            (Error::Full | Error::FdsFull, Some(room)) => {
+                self.shared.room.0.wait(room, deadline, &mut Put { store: self, item, fd_room: FdRoom::No, through })?
+            }
             (error, _) => Err(error),
         }
     }
@@ -62,7 +60,7 @@ impl Store {
                 self.shared
                     .room
                     .0
-                    .wait_async(room, &mut Put { store: self, item, crowd: HandleRoom::No, through })
+                    .wait_async(room, &mut Put { store: self, item, fd_room: FdRoom::No, through })
                     .await?
             }
             (result, _) => result,
@@ -99,7 +97,7 @@ impl Store {
             && self.blocks().is_quiet(QUIET)
         {
             // Consumers may not call again for a long time.
-            let _ = within(Limit::Moment, || self.blocks().free_kept());
+            let _ = within(Limit::GracePeriod, || self.blocks().free_kept());
         }
         // The next item will lie after this one, in memory that consumers have read before. An
         // address beyond the ring makes this a useless hint, but does no harm.
@@ -253,13 +251,13 @@ struct Reserved<'a> {
 struct Put<'a> {
     store: &'a Store,
     item: &'a Item<'a>,
-    crowd: HandleRoom,
+    fd_room: FdRoom,
     through: ViaHandle<'a>,
 }
 
 /// Whether the last attempt to put failed for lack of room for the item's handles.
 #[derive(Clone, Copy)]
-enum HandleRoom {
+enum FdRoom {
     No,
     /// It did; the oldest fd queue entry before the attempt is not known.
     Unseen,
@@ -272,17 +270,17 @@ impl WaitOp for Put<'_> {
 
     fn attempt(&mut self) -> Option<Result<(), Error>> {
         // Read before the attempt: an entry that is discarded after that makes room.
-        let crowd = match self.crowd {
-            HandleRoom::No => HandleRoom::Unseen,
-            HandleRoom::Unseen | HandleRoom::Behind(_) => HandleRoom::Behind(self.store.oldest_entry()),
+        let fd_room = match self.fd_room {
+            FdRoom::No => FdRoom::Unseen,
+            FdRoom::Unseen | FdRoom::Behind(_) => FdRoom::Behind(self.store.oldest_entry()),
         };
         match self.store.try_put(self.item) {
             Err(Error::Full) => {
-                self.crowd = HandleRoom::No;
+                self.fd_room = FdRoom::No;
                 None
             }
             Err(Error::FdsFull) => {
-                self.crowd = crowd;
+                self.fd_room = fd_room;
                 None
             }
             result => Some(result),
@@ -290,11 +288,11 @@ impl WaitOp for Put<'_> {
     }
 
     fn look(&mut self, arm: &mut dyn FnMut()) -> Result<bool, Stalled> {
-        let behind = match self.crowd {
-            HandleRoom::No => None,
+        let behind = match self.fd_room {
+            FdRoom::No => None,
             // Make another attempt, before which the oldest entry is read.
-            HandleRoom::Unseen => return Ok(true),
-            HandleRoom::Behind(oldest) => Some(oldest),
+            FdRoom::Unseen => return Ok(true),
+            FdRoom::Behind(oldest) => Some(oldest),
         };
         Ok(!self.store.arm_for_room(self.item.body.len(), behind, arm)?)
     }

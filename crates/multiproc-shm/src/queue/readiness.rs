@@ -56,7 +56,7 @@ impl Store {
     /// When that can't be checked now: there may be something then.
     pub fn arm(&self) -> Result<bool, Stalled> {
         let mut take = Take { store: self, scratch: &mut Scratch::new(), through: ViaHandle::Other };
-        let is_empty = !within(Limit::Moment, || take.look(&mut || self.shared.items.0.arm(&self.items)))?;
+        let is_empty = !within(Limit::GracePeriod, || take.look(&mut || self.shared.items.0.arm(&self.items)))?;
         Ok(is_empty && self.ready_fd.get().is_none_or(|ready_fd| self.set(ready_fd)))
     }
 
@@ -65,7 +65,7 @@ impl Store {
     pub(super) fn set(&self, ready_fd: &ReadyFd) -> bool {
         if self.is_joinable() {
             // A worker that comes later notifies the wake pipe.
-            let looked = within(Limit::Moment, || self.look_after_workers(true));
+            let looked = within(Limit::GracePeriod, || self.look_after_workers(true));
             self.with_workers(|workers| ready_fd.watch(workers.iter()));
             if looked.is_err() || self.has_returned() {
                 return false;

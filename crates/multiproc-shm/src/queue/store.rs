@@ -25,7 +25,7 @@ pub use crate::queue::layout::INLINE;
 use crate::queue::layout::{BLOCK, JOINABLE, LIMITED, RING_AT, SMALLEST, Shared};
 use crate::queue::leases::Leases;
 pub use crate::queue::limits::Limits;
-use crate::wait::change_rate::ChangeRate;
+use crate::wait::consumer_check::ConsumerCheck;
 use crate::wait::notifier::{Notifier, Tokens};
 use crate::wait::ready_fd::ReadyFd;
 
@@ -44,7 +44,7 @@ pub struct Store {
     /// waits at it: a hang-up tells producers that no consumer is left.
     pub takers: Notifier,
     /// When a producer next checks whether a consumer is left.
-    pub change_rate: ChangeRate,
+    pub consumer_check: ConsumerCheck,
     /// The descriptor for callers that wait for items with poll(2) or epoll(7), once it has been
     /// asked for.
     pub(super) ready_fd: OnceBox<ReadyFd>,
@@ -73,8 +73,8 @@ impl Store {
         let limited = limits != Limits::NONE;
         let flags = if limited { LIMITED } else { 0 } | if joinable { JOINABLE } else { 0 };
         shared.config.flags.store(flags, Relaxed);
-        shared.config.items.store(limits.items, Relaxed);
-        shared.config.bytes.store(limits.bytes, Relaxed);
+        shared.config.max_items.store(limits.items, Relaxed);
+        shared.config.max_bytes.store(limits.bytes, Relaxed);
         shared.config.geometry.store(u64::from(SMALLEST), Relaxed);
         shared.producers.kept.store(1 << SMALLEST, Relaxed);
         shared.producers.memory_until.store(u64::MAX, Relaxed);
@@ -82,10 +82,10 @@ impl Store {
             ring,
             arena: Arena::new(),
             fd_queue: FdQueue::new()?,
-            items: Notifier::new(Tokens::Taken)?,
-            room: (flags != 0).then(|| Notifier::new(Tokens::Heard)).transpose()?,
-            takers: Notifier::new(Tokens::Heard)?,
-            change_rate: ChangeRate::default(),
+            items: Notifier::new(Tokens::Consumed)?,
+            room: (flags != 0).then(|| Notifier::new(Tokens::Broadcast)).transpose()?,
+            takers: Notifier::new(Tokens::Broadcast)?,
+            consumer_check: ConsumerCheck::default(),
             ready_fd: OnceBox::new(),
             polled: AtomicBool::new(false),
             to_give_back: ForkMutex::new(Vec::new()),
@@ -114,7 +114,7 @@ impl Store {
             items: self.items.clone(),
             room: self.room.clone(),
             takers: self.takers.clone(),
-            change_rate: ChangeRate::default(),
+            consumer_check: ConsumerCheck::default(),
             ready_fd: OnceBox::new(),
             polled: AtomicBool::new(false),
             to_give_back: ForkMutex::new(Vec::new()),
@@ -137,7 +137,9 @@ impl Store {
         let shared = Segment::<Shared>::open(next()?)?;
         let flags = shared.config.flags.load(Relaxed);
         let limits = match flags & LIMITED != 0 {
-            true => Limits { items: shared.config.items.load(Relaxed), bytes: shared.config.bytes.load(Relaxed) },
+            true => {
+                Limits { items: shared.config.max_items.load(Relaxed), bytes: shared.config.max_bytes.load(Relaxed) }
+            }
             false => Limits::NONE,
         };
         if limits.items == 0 {
@@ -147,13 +149,13 @@ impl Store {
             ring: GrowableMapping::new(RING_AT, SMALLEST),
             arena: Arena::new(),
             fd_queue: FdQueue::from_fd(next()?)?,
-            items: Notifier::from_fd(next()?, Tokens::Taken)?,
-            takers: Notifier::from_any_fd(next()?, Tokens::Heard)?,
-            change_rate: ChangeRate::default(),
+            items: Notifier::from_fd(next()?, Tokens::Consumed)?,
+            takers: Notifier::from_any_fd(next()?, Tokens::Broadcast)?,
+            consumer_check: ConsumerCheck::default(),
             ready_fd: OnceBox::new(),
             polled: AtomicBool::new(false),
             to_give_back: ForkMutex::new(Vec::new()),
-            room: if flags != 0 { Some(Notifier::from_fd(next()?, Tokens::Heard)?) } else { None },
+            room: if flags != 0 { Some(Notifier::from_fd(next()?, Tokens::Broadcast)?) } else { None },
             seen_tail: AtomicU64::new(0),
             flags,
             limits,
@@ -232,14 +234,14 @@ impl Store {
     /// between. For callers that can't take items themselves.
     #[inline]
     pub fn has_lost_its_takers(&self) -> bool {
-        self.change_rate.is_due() && self.look_for_takers()
+        self.consumer_check.is_due() && self.look_for_takers()
     }
 
     #[cold]
     pub(super) fn look_for_takers(&self) -> bool {
         let is_deserted = self.takers.is_deserted();
         if is_deserted {
-            self.change_rate.look_again();
+            self.consumer_check.look_again();
         }
         is_deserted
     }

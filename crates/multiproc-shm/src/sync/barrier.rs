@@ -19,7 +19,7 @@ use crate::memory::object::Object;
 use crate::memory::segment::layout;
 use crate::memory::slab::{Slab, Slot};
 use crate::sync::error::WaitError;
-use crate::sync::ledger::{self, Book, Entry, Ledger, me};
+use crate::sync::ledger::{self, Entry, Ledger, LedgerView, me};
 use crate::wait::deadline::Deadline;
 use crate::wait::notifier::ViaHandle;
 use crate::wait::wait_queue::{WaitFailure, WaitOp, WaitQueue, Watched};
@@ -421,8 +421,8 @@ impl Barrier {
         self.object.is_broken()
     }
 
-    fn book(&self) -> Book<'_, BarrierState> {
-        Book { ledger: &self.object.ledger, segment: self.object.segment() }
+    fn ledger(&self) -> LedgerView<'_, BarrierState> {
+        LedgerView { ledger: &self.object.ledger, segment: self.object.segment() }
     }
 
     fn lock(&self) -> Result<RobustSpinGuard<'_>, Stalled> {
@@ -464,7 +464,8 @@ impl Barrier {
     fn count_again(&self) {
         let phase = self.object.phase();
         if phase.stage() == Stage::Filling {
-            let notes = self.book().entries().filter(|(_, entry)| entry.owner() != 0).map(|(_, entry)| Note::of(entry));
+            let notes =
+                self.ledger().entries().filter(|(_, entry)| entry.owner() != 0).map(|(_, entry)| Note::of(entry));
             let arrived: usize = notes.filter(|note| note.round() == phase.round()).map(Note::count).sum();
             self.object.go_to(Phase::new(phase.round(), Stage::Filling, arrived.min(self.object.parties())));
         }
@@ -554,14 +555,14 @@ impl Barrier {
             if is_last && all_live != Some(phase) {
                 drop(guard);
                 let arrived =
-                    self.book().others(|entry| entry.owner() != 0 && Note::of(entry).round() == phase.round());
+                    self.ledger().others(|entry| entry.owner() != 0 && Note::of(entry).round() == phase.round());
                 if let Some(dead) = arrived?.into_iter().find(|process| !process.seems_alive()) {
                     self.break_round(Some(phase.round()), BreakCause::Death(dead.pid()));
                 }
                 all_live = Some(phase);
                 continue;
             }
-            let (book, since) = (self.book(), self.object.known_since());
+            let (book, since) = (self.ledger(), self.object.known_since());
             let hint = self.object.ledger_index().load(Relaxed) as usize;
             let index = book.find(hint, |entry| entry.owner() == me || !self.object.is_known(entry, since));
             let Some((index, entry)) = index.and_then(|index| Some((index, book.entry(index)?))) else {
@@ -708,7 +709,7 @@ impl Barrier {
     fn leave(&self) {
         let Ok(me) = me() else { return };
         let _guard = self.lock_endlessly();
-        let book = self.book();
+        let book = self.ledger();
         let round = self.object.phase().round();
         if let Some(entry) = book.entry(self.object.ledger_index().load(Relaxed) as usize)
             && entry.owner() == me
@@ -731,7 +732,7 @@ impl Barrier {
                     .filter(|actor| actor.to_bits() != me)
                     .collect())
             }
-            _ => self.book().others(|entry| self.object.is_known(entry, since)),
+            _ => self.ledger().others(|entry| self.object.is_known(entry, since)),
         }
     }
 }

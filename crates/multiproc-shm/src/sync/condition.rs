@@ -18,7 +18,7 @@ use crate::memory::object::Object;
 use crate::memory::segment::layout;
 use crate::memory::slab::{Slab, Slot};
 use crate::sync::error::WaitError;
-use crate::sync::ledger::{self, Book, Ledger, me};
+use crate::sync::ledger::{self, Ledger, LedgerView, me};
 use crate::sync::lock::Lock;
 use crate::wait::deadline::Deadline;
 use crate::wait::notifier::ViaHandle;
@@ -292,8 +292,8 @@ impl Condition {
         }
     }
 
-    fn book(&self) -> Book<'_, Tickets> {
-        Book { ledger: &self.object.ledger, segment: self.object.segment() }
+    fn ledger(&self) -> LedgerView<'_, Tickets> {
+        LedgerView { ledger: &self.object.ledger, segment: self.object.segment() }
     }
 
     /// Records that the lock may be taken by processes that are not on the ledger.
@@ -314,7 +314,7 @@ impl Condition {
             return self.expect_others();
         };
         let index = self.object.ledger_index().load(Relaxed) as usize;
-        if self.book().entry(index).is_none_or(|entry| entry.owner() != me) {
+        if self.ledger().entry(index).is_none_or(|entry| entry.owner() != me) {
             self.enlist_slowly(me, limit, users);
         }
     }
@@ -335,7 +335,7 @@ impl Condition {
     }
 
     fn try_enlist(&self, me: u64) -> io::Result<()> {
-        let book = self.book();
+        let book = self.ledger();
         loop {
             let guard = self.guard()?;
             let known = book.entries().find(|(_, entry)| entry.owner() == me).map(|(index, _)| index);
@@ -362,7 +362,7 @@ impl Condition {
     /// Removes processes that have ended from the ledger.
     fn remove_ended(&self, dead: &[Identity]) {
         if let Ok(_guard) = self.guard() {
-            let book = self.book();
+            let book = self.ledger();
             for (_, entry) in book.entries() {
                 if Identity::from_bits(entry.owner()).is_some_and(|owner| dead.contains(&owner)) {
                     entry.owner.store(0, SeqCst);
@@ -550,7 +550,7 @@ impl<A: Fn() -> bool> WaitOp for TicketWait<'_, A> {
     fn watch(&mut self) -> io::Result<Watched> {
         let now = Instant::now();
         let look_often_until = *self.look_often_until.get_or_insert(now + FAST_CHECK_TIME);
-        let mut owners = self.condition.book().others(|entry| entry.owner() != 0)?;
+        let mut owners = self.condition.ledger().others(|entry| entry.owner() != 0)?;
         let (mut touched, mut look_again) = (None, (now < look_often_until).then_some(CHECK_INTERVAL));
         if self.condition.object.has_others_beside.load(SeqCst) == 0 {
             // All that may own the lock are on the ledger: unless one has just died, there is

@@ -72,22 +72,22 @@ impl Entry<'_> {
 }
 
 /// A ledger, with the segment that it is in.
-pub struct Book<'a, L> {
+pub struct LedgerView<'a, L> {
     /// The ledger.
     pub ledger: &'a Ledger,
     /// The segment.
     pub segment: &'a Segment<L>,
 }
 
-impl<L> Clone for Book<'_, L> {
+impl<L> Clone for LedgerView<'_, L> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<L> Copy for Book<'_, L> {}
+impl<L> Copy for LedgerView<'_, L> {}
 
-impl<'a, L: Layout> Book<'a, L> {
+impl<'a, L: Layout> LedgerView<'a, L> {
     /// The number of entries that may be in use.
     #[inline]
     fn used(self) -> usize {
@@ -124,7 +124,7 @@ impl<'a, L: Layout> Book<'a, L> {
     }
 
     /// Finds an entry for which `is_free` is true, `hint` if possible. Returns `None` if there is
-    /// none with memory: see [`make_room`](Book::make_room). Must be called with the spin lock
+    /// none with memory: see [`make_room`](LedgerView::make_room). Must be called with the spin lock
     /// held.
     #[inline]
     pub fn find(self, hint: usize, is_free: impl Fn(Entry<'_>) -> bool) -> Option<usize> {
@@ -142,7 +142,7 @@ impl<'a, L: Layout> Book<'a, L> {
     }
 
     /// Allocates memory for more entries, which then must be recorded by
-    /// [`add_room`](Book::add_room). Must be called without the spin lock, as it takes long.
+    /// [`add_room`](LedgerView::add_room). Must be called without the spin lock, as it takes long.
     ///
     /// # Errors
     /// `ENOSPC`, `ENOMEM`; `StorageFull` when there is no room for more processes.
@@ -156,7 +156,7 @@ impl<'a, L: Layout> Book<'a, L> {
         Ok(self.segment.allocate_more(2 * allocated)? / 2)
     }
 
-    /// Records what [`make_room`](Book::make_room) has returned. Must be called with the spin lock
+    /// Records what [`make_room`](LedgerView::make_room) has returned. Must be called with the spin lock
     /// held.
     pub fn add_room(self, allocated: usize) {
         if allocated > self.ledger.allocated.load(Relaxed) as usize {

@@ -16,7 +16,7 @@ use crate::memory::object::Object;
 use crate::memory::segment::layout;
 use crate::memory::slab::{Slab, Slot};
 use crate::sync::error::{ReleaseError, WaitError};
-use crate::sync::ledger::{self, Book, Entry, Ledger, me};
+use crate::sync::ledger::{self, Entry, Ledger, LedgerView, me};
 use crate::wait::deadline::Deadline;
 use crate::wait::notifier::{Notifier, ViaHandle};
 use crate::wait::wait_queue::{WaitFailure, WaitOp, WaitQueue, Watched};
@@ -232,8 +232,8 @@ impl Semaphore {
         self.object.poison.store(0, SeqCst);
     }
 
-    fn book(&self) -> Book<'_, Permits> {
-        Book { ledger: &self.object.ledger, segment: self.object.segment() }
+    fn ledger(&self) -> LedgerView<'_, Permits> {
+        LedgerView { ledger: &self.object.ledger, segment: self.object.segment() }
     }
 
     #[inline]
@@ -271,7 +271,7 @@ impl Semaphore {
 
     fn make(&self) {
         let redo = &self.object.redo;
-        if let Some(entry) = self.book().entry(redo.index.load(Relaxed) as usize) {
+        if let Some(entry) = self.ledger().entry(redo.index.load(Relaxed) as usize) {
             entry.owner.store(redo.owner.load(Relaxed), Release);
             entry.note.store(redo.note.load(Relaxed), Release);
         }
@@ -296,7 +296,7 @@ impl Semaphore {
             if free == 0 {
                 return Ok(false);
             }
-            let book = self.book();
+            let book = self.ledger();
             let hint = self.object.ledger_index().load(Relaxed);
             if let Some(index) = book.find(hint as usize, |entry| entry.owner() == 0 || entry.owner() == me)
                 && let Some(entry) = book.entry(index)
@@ -338,7 +338,7 @@ impl Semaphore {
         };
         match interruptible_if(self.is_interruptible, wait) {
             Ok(result) => Ok(result?),
-            Err(WaitFailure::Timeout) if self.acquire_now(Limit::Moment)? => Ok(()),
+            Err(WaitFailure::Timeout) if self.acquire_now(Limit::GracePeriod)? => Ok(()),
             Err(failure) => Err(failure.into()),
         }
     }
@@ -397,7 +397,7 @@ impl Semaphore {
     fn any_entry_with_one_less(&self) -> Option<(u32, u64, u64)> {
         let me = me().ok();
         let mut any = None;
-        for (index, entry) in self.book().entries().filter(|(_, entry)| entry.owner() != 0 && entry.note() != 0) {
+        for (index, entry) in self.ledger().entries().filter(|(_, entry)| entry.owner() != 0 && entry.note() != 0) {
             any = Some((index, entry));
             if Some(entry.owner()) == me {
                 break;
@@ -438,7 +438,7 @@ impl Semaphore {
     /// process has no permit, as far as known. Must be called with the spin lock held.
     fn entry_with_one_less(&self) -> Option<(u32, u64, u64)> {
         let index = self.object.ledger_index().load(Relaxed);
-        let entry = self.book().entry(index as usize)?;
+        let entry = self.ledger().entry(index as usize)?;
         if entry.owner() != me().ok()? {
             return None;
         }
@@ -479,7 +479,7 @@ impl Semaphore {
 
     /// The other processes on the ledger.
     fn holders(&self) -> io::Result<Vec<Identity>> {
-        self.book().others(|entry| entry.owner() != 0)
+        self.ledger().others(|entry| entry.owner() != 0)
     }
 
     /// Releases the permits of processes that have died. Returns whether there were any.
@@ -497,7 +497,7 @@ impl Semaphore {
         let notifier = self.object.notifier();
         let guard = self.lock()?;
         let mut count = 0_u64;
-        for (index, entry) in self.book().entries() {
+        for (index, entry) in self.ledger().entries() {
             if Identity::from_bits(entry.owner()).is_some_and(|owner| dead.contains(&owner)) {
                 self.object.wait_queue.before_change(notifier);
                 let note = entry.note();
@@ -511,7 +511,7 @@ impl Semaphore {
                 self.change(index as u32, 0, 0, free, self.object.total.load(Relaxed));
             }
         }
-        self.book().shorten(|entry| entry.owner() == 0);
+        self.ledger().shorten(|entry| entry.owner() == 0);
         drop(guard);
         self.object.wait_queue.after_change(u32::try_from(count).unwrap_or(u32::MAX));
         Ok(count > 0)
@@ -542,7 +542,7 @@ impl WaitOp for Acquire<'_> {
         if semaphore.available() > 0 {
             return Ok(true);
         }
-        self.mine = match semaphore.book().entry(semaphore.object.ledger_index().load(Relaxed) as usize) {
+        self.mine = match semaphore.ledger().entry(semaphore.object.ledger_index().load(Relaxed) as usize) {
             Some(entry) if me().is_ok_and(|me| entry.owner() == me) => entry.note(),
             _ => 0,
         };

@@ -77,7 +77,7 @@ impl Deadline {
     #[inline]
     pub fn limit(self) -> Limit {
         match self {
-            Deadline::Now => Limit::Moment,
+            Deadline::Now => Limit::GracePeriod,
             Deadline::At(deadline) => Limit::Until(deadline),
             Deadline::Never => Limit::Endless,
         }

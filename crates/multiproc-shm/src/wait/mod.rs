@@ -1,7 +1,7 @@
 //! Waiting for another process to change the state of a shared object.
 
 pub mod backoff;
-pub mod change_rate;
+pub mod consumer_check;
 pub mod deadline;
 #[cfg(not(loom))]
 pub mod notifier;

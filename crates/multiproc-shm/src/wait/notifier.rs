@@ -36,10 +36,10 @@ pub enum Tokens {
     /// A waiter that finds nothing to take removes them, so that the pipe's descriptor can also be
     /// polled by code that knows nothing of this protocol. For objects with waiters that all wait
     /// for the same thing.
-    Taken,
+    Consumed,
     /// They stay, and each waiter wakes for those written after it has subscribed. For objects
     /// where the condition of one waiter may hold when that of another doesn't.
-    Heard,
+    Broadcast,
 }
 
 /// See the [module](self).
@@ -189,11 +189,11 @@ impl Notifier {
         !state.owed
     }
 
-    /// Removes the tokens, if this object does that ([`Tokens::Taken`]). Must be called with
+    /// Removes the tokens, if this object does that ([`Tokens::Consumed`]). Must be called with
     /// `armed` set, and with the spin lock held under which other processes notify: see
     /// `../PROTOCOL.md`.
     pub fn clear(&self) {
-        if self.tokens == Tokens::Taken {
+        if self.tokens == Tokens::Consumed {
             self.state().wake_pipe.clear();
         }
     }
@@ -205,8 +205,8 @@ impl Notifier {
     /// `EMFILE`, `ENFILE`, `ENOSPC`. The caller can wait with [`Subscription::Periodic`] then.
     pub fn listen(&self) -> io::Result<Subscription> {
         match self.tokens {
-            Tokens::Taken => Ok(Subscription::Polled),
-            Tokens::Heard => {
+            Tokens::Consumed => Ok(Subscription::Polled),
+            Tokens::Broadcast => {
                 let reader = self.state().reader()?;
                 Ok(Subscription::Epoll(Arc::new(wake_pipe::Subscription::new(&reader)?), reader))
             }
@@ -503,9 +503,9 @@ impl Subscription {
         deadline: Option<Instant>,
     ) -> io::Result<WakeReason> {
         match self {
-            Subscription::Polled => WakePipe::wait_at(wake_pipe, wake_pipe::Tokens::Seen, others, deadline),
+            Subscription::Polled => WakePipe::wait_at(wake_pipe, wake_pipe::Tokens::InPipe, others, deadline),
             Subscription::Epoll(subscription, _) => {
-                WakePipe::wait_at(wake_pipe, wake_pipe::Tokens::Heard(subscription), others, deadline)
+                WakePipe::wait_at(wake_pipe, wake_pipe::Tokens::Unreported(subscription), others, deadline)
             }
             Subscription::Periodic => check_periodically(deadline, |until| {
                 WakePipe::wait_at(wake_pipe, wake_pipe::Tokens::Ignored, others, Some(until))
@@ -581,8 +581,8 @@ mod tests {
 
     #[test]
     fn all_waiting_is_detected() {
-        let here = Notifier::new(Tokens::Taken).unwrap();
-        let there = Notifier::from_fd(here.to_send().unwrap(), Tokens::Taken).unwrap();
+        let here = Notifier::new(Tokens::Consumed).unwrap();
+        let there = Notifier::from_fd(here.to_send().unwrap(), Tokens::Consumed).unwrap();
         let waiting = here.waiting(&Subscription::Polled, ViaHandle::Own);
         assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Timeout);
         let also_waiting = there.waiting(&Subscription::Polled, ViaHandle::Own);
@@ -604,8 +604,8 @@ mod tests {
 
     #[test]
     fn listener_misses_nothing() {
-        let here = Notifier::new(Tokens::Heard).unwrap();
-        let there = Notifier::from_fd(here.to_send().unwrap(), Tokens::Heard).unwrap();
+        let here = Notifier::new(Tokens::Broadcast).unwrap();
+        let there = Notifier::from_fd(here.to_send().unwrap(), Tokens::Broadcast).unwrap();
         let early = here.listen().unwrap();
         there.notify();
         let late = there.listen().unwrap();
@@ -620,8 +620,8 @@ mod tests {
 
     #[test]
     fn poll_without_a_subscription() {
-        let here = Notifier::new(Tokens::Heard).unwrap();
-        let there = Notifier::from_fd(here.to_send().unwrap(), Tokens::Heard).unwrap();
+        let here = Notifier::new(Tokens::Broadcast).unwrap();
+        let there = Notifier::from_fd(here.to_send().unwrap(), Tokens::Broadcast).unwrap();
         here.notify();
         let waiting = here.waiting(&Subscription::Periodic, ViaHandle::Own);
         assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Timeout);
@@ -632,7 +632,7 @@ mod tests {
 
     #[test]
     fn unshared_is_not_disconnected() {
-        let notifier = Notifier::new(Tokens::Taken).unwrap();
+        let notifier = Notifier::new(Tokens::Consumed).unwrap();
         std::thread::scope(|scope| {
             let (done, wait) = std::sync::mpsc::channel::<()>();
             scope.spawn(move || wait.recv());
@@ -647,7 +647,7 @@ mod tests {
 
     #[test]
     fn other_handle_of_the_process() {
-        let notifier = Notifier::new(Tokens::Taken).unwrap();
+        let notifier = Notifier::new(Tokens::Consumed).unwrap();
         notifier.add_opener();
         let waiting = notifier.waiting(&Subscription::Polled, ViaHandle::Own);
         assert_eq!(waiting.sleep(&[], now()).unwrap(), WakeReason::Timeout);
@@ -671,7 +671,7 @@ mod tests {
 
     #[test]
     fn waiters_of_one_handle_count_once() {
-        let notifier = Notifier::new(Tokens::Taken).unwrap();
+        let notifier = Notifier::new(Tokens::Consumed).unwrap();
         notifier.add_opener();
         let (one, other) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let first = notifier.waiting(&Subscription::Polled, ViaHandle::Handle(&one));

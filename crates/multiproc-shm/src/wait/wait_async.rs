@@ -31,7 +31,7 @@ impl WaitQueue {
         let mut is_alone = false;
         loop {
             // A future that is polled must not wait for a process that is stopped.
-            match within(Limit::Moment, || op.attempt()) {
+            match within(Limit::GracePeriod, || op.attempt()) {
                 Some(outcome) if W::has_stalled(&outcome) => {
                     pause().await.map_err(WaitFailure::Io)?;
                     continue;
@@ -40,7 +40,7 @@ impl WaitQueue {
                 None => {}
             }
             let subscription = notifier.listen().map_err(WaitFailure::Io)?;
-            match within(Limit::Moment, || op.look(&mut || self.arm(notifier))) {
+            match within(Limit::GracePeriod, || op.look(&mut || self.arm(notifier))) {
                 Ok(false) => {}
                 Ok(true) => {
                     // Others change the state. They may be tasks of this thread.
@@ -57,7 +57,7 @@ impl WaitQueue {
                 // readable.
                 Ok(WakeReason::HungUp) => match op.depends() {
                     Ok(true) => is_alone = true,
-                    Ok(false) => return within(Limit::Moment, || op.attempt()).ok_or(WaitFailure::Disconnected),
+                    Ok(false) => return within(Limit::GracePeriod, || op.attempt()).ok_or(WaitFailure::Disconnected),
                     Err(error) => return Err(WaitFailure::Io(error)),
                 },
                 Ok(_) => is_alone = false,
@@ -77,7 +77,7 @@ async fn wait_on_pipe<W: WaitOp>(
     op: &mut W,
     is_alone: bool,
 ) -> io::Result<WakeReason> {
-    let watched = within(Limit::Moment, || op.watch())?;
+    let watched = within(Limit::GracePeriod, || op.watch())?;
     let timer = watched.look_again.map(Timer::after).transpose()?;
     let others: Vec<BorrowedFd<'_>> = timer.iter().map(AsFd::as_fd).chain(watched.fds()).collect();
     // The future isn't counted as a waiter where a hang-up would say nothing.
@@ -109,7 +109,7 @@ async fn wait_on_pipe<W: WaitOp>(
     };
     drop(waiting);
     if reason == WakeReason::Other {
-        within(Limit::Moment, || op.died())?;
+        within(Limit::GracePeriod, || op.died())?;
     }
     Ok(reason)
 }

@@ -101,9 +101,9 @@ const SECOND_CONNECTION: u8 = 2;
 /// A listener's answer: the code in byte 5 of its header. Any other code is a refusal too.
 pub(crate) const ACCEPTED: u8 = 0;
 pub(crate) const REFUSED_VERSION: u8 = 1;
-pub(crate) const REFUSED_NO_KEY: u8 = 2;
-pub(crate) const REFUSED_UNKNOWN_KEY: u8 = 3;
-pub(crate) const REFUSED_WRONG_KEY: u8 = 4;
+pub(crate) const REFUSED_KEY_MISSING: u8 = 2;
+pub(crate) const REFUSED_KEY_UNKNOWN: u8 = 3;
+pub(crate) const REFUSED_KEY_WRONG: u8 = 4;
 pub(crate) const REFUSED_USER: u8 = 5;
 pub(crate) const REFUSED_NO_DESCRIPTORS: u8 = 6;
 pub(crate) const REFUSED_TOO_MANY: u8 = 7;
@@ -344,8 +344,8 @@ mod tests {
             assert_eq!(read_status(&head(&welcome(keyed, &[0; NAME], &[0; MAC])), keyed), Ok(()));
             assert_eq!(read_status(&status(ACCEPTED, keyed), !keyed), Err(HeaderError::OtherProtocol));
             assert_eq!(
-                read_status(&status(REFUSED_UNKNOWN_KEY, keyed), true),
-                Err(HeaderError::Refused(REFUSED_UNKNOWN_KEY))
+                read_status(&status(REFUSED_KEY_UNKNOWN, keyed), true),
+                Err(HeaderError::Refused(REFUSED_KEY_UNKNOWN))
             );
         }
         assert_eq!(read_status(&head(&hello(true, &[0; NONCE])), true), Err(HeaderError::Client));

@@ -212,9 +212,9 @@ impl HandshakeSocket {
             HeaderError::OtherProtocol => ConnectErrorKind::OtherProtocol("it speaks another protocol"),
             HeaderError::Version(version) => ConnectErrorKind::OtherVersion(version),
             HeaderError::Refused(auth::REFUSED_VERSION) => ConnectErrorKind::OtherVersion(header[4]),
-            HeaderError::Refused(auth::REFUSED_NO_KEY) => ConnectErrorKind::KeyMissing,
-            HeaderError::Refused(auth::REFUSED_UNKNOWN_KEY) => ConnectErrorKind::KeyUnknown,
-            HeaderError::Refused(auth::REFUSED_WRONG_KEY) => ConnectErrorKind::WrongKey,
+            HeaderError::Refused(auth::REFUSED_KEY_MISSING) => ConnectErrorKind::KeyMissing,
+            HeaderError::Refused(auth::REFUSED_KEY_UNKNOWN) => ConnectErrorKind::KeyUnknown,
+            HeaderError::Refused(auth::REFUSED_KEY_WRONG) => ConnectErrorKind::WrongKey,
             HeaderError::Refused(auth::REFUSED_USER) => ConnectErrorKind::OtherUser,
             HeaderError::Refused(auth::REFUSED_NO_DESCRIPTORS | auth::REFUSED_TOO_MANY) => {
                 ConnectErrorKind::TooManyClients

@@ -56,7 +56,7 @@ const DATAGRAMS_AT_ONCE: usize = 16;
 const MAX_LOG_LINES: u64 = 16;
 const LOG_PERIOD: Duration = Duration::from_secs(10);
 
-/// Keys in the epoll set.
+/// Tokens of the epoll set.
 const LISTENING: u64 = 0;
 const BACKLOG: u64 = 1;
 const TIMER: u64 = 2;
@@ -156,7 +156,7 @@ pub(super) struct Handshakes {
     /// Since when there are pending clients here while no thread accepts: those for which the
     /// shared backlog had no room, or all, if no other process has the listener. Their time stands
     /// still.
-    left: Option<Instant>,
+    unattended_since: Option<Instant>,
     /// Is in the set while the process keeps pending clients and no thread of it accepts.
     timer: Option<Timer>,
     /// Connections with a completed handshake that have not been returned by an accept.
@@ -183,7 +183,7 @@ impl Handshakes {
             next: FIRST_PENDING,
             is_paused: false,
             max_fds: (open / 2).clamp(MIN_FDS, MAX_FDS) as usize,
-            left: None,
+            unattended_since: None,
             timer: None,
             accepted,
             refusals,
@@ -226,13 +226,13 @@ impl Handshakes {
                 return Ok(None);
             }
             // Clients in the shared backlog have been accepted before those in the kernel's.
-            let has_left_some = ready.contains(&BACKLOG);
-            for key in ready {
+            let has_backlog = ready.contains(&BACKLOG);
+            for token in ready {
                 served += 1;
-                match key {
+                match token {
                     LISTENING | BACKLOG if self.is_paused => {}
                     LISTENING | BACKLOG if !self.takes_in(Instant::now()) => self.pause(shared, set),
-                    LISTENING if has_left_some => {}
+                    LISTENING if has_backlog => {}
                     LISTENING => self.take_next(shared, set, timeout)?,
                     BACKLOG => {
                         while self.accepted.is_empty() && served < EVENTS_AT_ONCE && self.take_back(shared, set)? {
@@ -287,8 +287,8 @@ impl Handshakes {
 
     /// Extends the deadlines of the pending clients by the time in which no thread accepted.
     fn resume_clocks(&mut self) {
-        if let Some(left) = self.left.take() {
-            let away = left.elapsed();
+        if let Some(since) = self.unattended_since.take() {
+            let away = since.elapsed();
             for client in self.pending.values_mut() {
                 client.deadline += away;
                 client.since += away;
@@ -301,7 +301,7 @@ impl Handshakes {
     pub(super) fn keep_clients(&mut self) {
         if self.process == threads::getpid() {
             self.resume_clocks();
-            self.left = Some(Instant::now());
+            self.unattended_since = Some(Instant::now());
         }
     }
 
@@ -340,7 +340,7 @@ impl Handshakes {
                 }
             }
         }
-        self.left = (!self.pending.is_empty()).then_some(now);
+        self.unattended_since = (!self.pending.is_empty()).then_some(now);
         if self.is_paused && watch(shared, set).is_ok() {
             self.is_paused = false;
         }
@@ -686,9 +686,9 @@ impl Pending {
     fn refuse(self, shared: &ListenerShared, reason: RefusalReason) -> Served {
         let word = match reason {
             RefusalReason::OtherVersion(_) => Some(auth::REFUSED_VERSION),
-            RefusalReason::NoKey => Some(auth::REFUSED_NO_KEY),
-            RefusalReason::UnknownKey => Some(auth::REFUSED_UNKNOWN_KEY),
-            RefusalReason::WrongKey => Some(auth::REFUSED_WRONG_KEY),
+            RefusalReason::NoKey => Some(auth::REFUSED_KEY_MISSING),
+            RefusalReason::UnknownKey => Some(auth::REFUSED_KEY_UNKNOWN),
+            RefusalReason::WrongKey => Some(auth::REFUSED_KEY_WRONG),
             RefusalReason::NoDescriptors => Some(auth::REFUSED_NO_DESCRIPTORS),
             // A peer that has not sent anything yet may not be a client of multiproc; it gets the
             // message all the same. A peer that has sent something else has been refused as

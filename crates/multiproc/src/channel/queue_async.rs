@@ -25,7 +25,7 @@ async fn put_value<T: Serialize + DeserializeOwned, R: CanPut>(end: &End<R>, val
     }
     let mut buffer = Box::new(end.buffer());
     // A future must not block its executor on a process that is stopped.
-    let encoded = within(Limit::Moment, || -> Result<_, PutErrorKind> {
+    let encoded = within(Limit::GracePeriod, || -> Result<_, PutErrorKind> {
         let fds = codec::encode_into(&value, &mut *buffer)?;
         pack::<T, R>(end, fds)
     });

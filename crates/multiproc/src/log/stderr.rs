@@ -8,7 +8,7 @@ use ::log::{Level, LevelFilter};
 
 use super::record::RelayedRecord;
 use super::{TARGET, filter};
-use crate::spec::identity::Identity;
+use crate::spec::process_info::ProcessInfo;
 
 /// Whether [`log_to_stderr`] was called, here or in the process that started this one.
 static TO_STDERR: AtomicBool = AtomicBool::new(false);
@@ -95,7 +95,7 @@ impl ::log::Log for Logger {
 
     fn log(&self, record: &::log::Record<'_>) {
         if self.enabled(record.metadata()) {
-            print(record.level(), &Identity::current().name, *record.args());
+            print(record.level(), &ProcessInfo::current().name, *record.args());
         }
     }
 
@@ -115,7 +115,7 @@ pub(crate) fn is_installed() -> bool {
 /// Prints an event of the library, unless it arrives here through the `log` crate.
 pub(crate) fn event(level: Level, message: fmt::Arguments<'_>) {
     if LOGGER.prints(level) && !is_installed() {
-        print(level, &Identity::current().name, message);
+        print(level, &ProcessInfo::current().name, message);
     }
 }
 

@@ -11,7 +11,7 @@ use multiproc_os::threads;
 
 use super::record::{Content, pairs_of};
 use super::{stderr, wire};
-use crate::spec::identity::Identity;
+use crate::spec::process_info::ProcessInfo;
 
 /// The uplink to the relaying process, if there is one above this process.
 static UPLINK: OnceLock<Arc<OwnedFd>> = OnceLock::new();
@@ -65,7 +65,7 @@ fn level_of(content: &Content<'_>) -> ::log::Level {
 /// A record with what is common to all records of this process; the rest is empty.
 pub(crate) fn blank(thread: &std::thread::Thread) -> Content<'_> {
     Content {
-        process: Identity::current().name.as_str().into(),
+        process: ProcessInfo::current().name.as_str().into(),
         pid: threads::getpid(),
         thread: thread.name().map(Into::into),
         time: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default(),

@@ -16,10 +16,10 @@ use crate::runtime::child::ChildRecord;
 use crate::runtime::current::{self, current_process};
 use crate::runtime::{at_exit, children, ctrl_c, out_of_memory};
 use crate::spec::child_spec::{ChildSpec, Launch};
-use crate::spec::identity::Identity;
 use crate::spec::key::SigningKey;
 use crate::spec::method::{StartMethod, start_method};
 use crate::spec::options::{Options, Resource, Variable};
+use crate::spec::process_info::ProcessInfo;
 use crate::spec::stdio::{ChildStdin, Stdio, StreamConfig};
 use crate::spec::target::{CapturesNothing, Carried, Entry, Target};
 use crate::start::error::{HandshakeErrorKind, StartError};
@@ -409,7 +409,7 @@ impl<R: Run> Process<R> {
         let log = log::LogSetup::to(&name, self.capture_output, &mut streams)
             .map_err(StartError::io(&name, "pipes for its output could not be made"))?;
         let spec = |entry| ChildSpec {
-            identity: Identity {
+            info: ProcessInfo {
                 name: name.clone(),
                 numbers: self.numbers,
                 seed: self.seed,

@@ -11,7 +11,7 @@ use multiproc_os::errno::{ECHILD, EPERM, ESRCH};
 use multiproc_os::interrupt::{self, Registered};
 use multiproc_os::signal::{SIGINT, SIGKILL};
 use multiproc_os::{lifeline, pidfd, poll, threads};
-use multiproc_shm::wait::change_rate;
+use multiproc_shm::wait::consumer_check;
 use serde::de::DeserializeOwned;
 
 use super::{children, out_of_memory, test_binary};
@@ -219,7 +219,7 @@ impl ChildRecord {
             log::failure::died(&self.name, self.pid, &end);
         }
         children::reaped(self);
-        change_rate::changed();
+        consumer_check::request();
         Ok(Some(status))
     }
 

@@ -6,14 +6,14 @@ use std::sync::{Mutex, PoisonError};
 
 use multiproc_os::threads;
 
-use crate::spec::identity::Identity;
+use crate::spec::process_info::ProcessInfo;
 
 /// The number of processes made here; the last number in their names.
 static MADE: AtomicU32 = AtomicU32::new(0);
 
-/// Sets the identity of this process, a new child.
-pub(crate) fn become_child(identity: Identity) {
-    Identity::set_current(identity);
+/// Sets what is known of this process, a new child.
+pub(crate) fn become_child(info: ProcessInfo) {
+    ProcessInfo::set_current(info);
     MADE.store(0, Relaxed);
     *SEED.lock().unwrap_or_else(PoisonError::into_inner) = None;
 }
@@ -21,7 +21,7 @@ pub(crate) fn become_child(identity: Identity) {
 /// Returns the numbers and the seed of the next process made here.
 pub(crate) fn next_numbers() -> (Vec<u32>, u64) {
     let number = MADE.fetch_add(1, Relaxed) + 1;
-    let mut numbers = Identity::current().numbers.clone();
+    let mut numbers = ProcessInfo::current().numbers.clone();
     numbers.push(number);
     (numbers, child_seed(current_process().seed(), number))
 }
@@ -73,7 +73,7 @@ pub fn set_seed(seed: u64) {
 /// # }
 /// ```
 pub fn current_process() -> CurrentProcess {
-    CurrentProcess { identity: Identity::current() }
+    CurrentProcess { info: ProcessInfo::current() }
 }
 
 /// Returns the process that started this one; `None` in the main process.
@@ -90,20 +90,20 @@ pub fn current_process() -> CurrentProcess {
 /// # }
 /// ```
 pub fn parent_process() -> Option<ParentProcess> {
-    Identity::current().parent.as_ref().map(|(name, pid)| ParentProcess { name, pid: *pid })
+    ProcessInfo::current().parent.as_ref().map(|(name, pid)| ParentProcess { name, pid: *pid })
 }
 
 /// The calling process. See [`current_process`].
 #[derive(Clone, Copy)]
 pub struct CurrentProcess {
-    identity: &'static Identity,
+    info: &'static ProcessInfo,
 }
 
 impl CurrentProcess {
     /// Returns the name: `MainProcess`, or the name of the [`Process`](crate::Process) that it was
     /// started from.
     pub fn name(&self) -> &'static str {
-        &self.identity.name
+        &self.info.name
     }
 
     /// Returns the process id.
@@ -114,7 +114,7 @@ impl CurrentProcess {
     /// Returns whether it is a daemon: when its parent ends, the parent ends it instead of waiting
     /// for it.
     pub fn daemon(&self) -> bool {
-        self.identity.daemon
+        self.info.daemon
     }
 
     /// Returns a seed for random number generators, different in each process. A child's seed is
@@ -138,7 +138,7 @@ impl CurrentProcess {
     /// # }
     /// ```
     pub fn seed(&self) -> u64 {
-        SEED.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(self.identity.seed)
+        SEED.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(self.info.seed)
     }
 }
 

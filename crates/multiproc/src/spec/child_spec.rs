@@ -1,5 +1,5 @@
-//! What every start method passes to a child: its identity and its task. The methods differ only in
-//! how the process is made.
+//! What every start method passes to a child: its [`ProcessInfo`] and its task. The methods differ
+//! only in how the process is made.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -10,17 +10,17 @@ use serde::{Deserialize, Serialize};
 use super::method::StartMethod;
 use super::report::Report;
 use super::target::Entry;
-use crate::spec::identity::Identity;
 use crate::spec::key::SigningKey;
 use crate::spec::log_config::LogConfig;
 use crate::spec::options::Options;
+use crate::spec::process_info::ProcessInfo;
 use crate::spec::stdio::Streams;
 use crate::transfer::codec;
 
 /// The description of a child, which its parent sends to it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ChildSpec {
-    pub(crate) identity: Identity,
+    pub(crate) info: ProcessInfo,
     /// The function that decodes the payload and runs it; none for a fork copy, which has both in
     /// its memory.
     pub(crate) entry: Option<Entry>,
@@ -50,7 +50,7 @@ pub(crate) struct Launch<'a> {
 impl Launch<'_> {
     /// Returns the name of the process, for errors.
     pub(crate) fn name(&self) -> &str {
-        &self.spec.identity.name
+        &self.spec.info.name
     }
 }
 

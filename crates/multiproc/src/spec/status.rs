@@ -301,7 +301,7 @@ impl fmt::Display for JoinErrorKind {
                 write!(f, "was killed by {}", SignalName(*signal))?;
                 if *core_dumped { f.write_str(" (core dumped)") } else { Ok(()) }
             }
-            JoinErrorKind::NotStarted(reason) => write!(f, "could not start: {reason}"),
+            JoinErrorKind::NotStarted(reason) => write!(f, "could not set itself up: {reason}"),
             JoinErrorKind::Arguments(reason) => write!(f, "could not decode its arguments: {reason}"),
             JoinErrorKind::Encode(reason) => {
                 write!(f, "has a result that can't be sent: {reason}")

@@ -39,7 +39,7 @@ pub(crate) fn start(
     ends: Ends,
     task: impl FnOnce() -> Report,
 ) -> Result<(Started, Ends), StartError> {
-    let name = spec.identity.name.clone();
+    let name = spec.info.name.clone();
     let fail = |what: &'static str| StartError::io(&name, what);
     // The keeper is a thread of this process.
     standby::dismiss();

@@ -98,9 +98,9 @@ pub(crate) fn run_child(
         }
     }
     let pid = threads::getpid();
-    let name = spec.identity.name.clone();
+    let name = spec.info.name.clone();
     show_name(&name, Some(environment::place()).filter(|place| !place.is_empty()));
-    current::become_child(spec.identity);
+    current::become_child(spec.info);
     children::set_grace_period(spec.grace_period);
     method::set_start_method(spec.start_method);
     standby::set_wanted(spec.standby);

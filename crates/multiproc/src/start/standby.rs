@@ -29,12 +29,12 @@ use super::run_child::{self, StartAck};
 use super::{handshake, panic_hook};
 use crate::runtime::children;
 use crate::spec::child_spec::{self, ChildSpec, Launch, Started};
-use crate::spec::identity::Identity;
 use crate::spec::key::SigningKey;
 use crate::spec::kind;
 use crate::spec::log_config::LogConfig;
 use crate::spec::method::StartMethod;
 use crate::spec::options::Options;
+use crate::spec::process_info::ProcessInfo;
 
 /// How long no start and no end of a child must have happened before a standby is made. A program
 /// that starts children one after the other and waits for each starts the next one right after the
@@ -386,12 +386,12 @@ pub(crate) fn stand_by(orders: OwnedFd, socket: OwnedFd, warm_up: WarmUp) -> ! {
 /// Goes through the steps of a start once without effect, so that the pages of code and data that
 /// they need are present. A failure is ignored.
 fn run_warm_up(warm_up: WarmUp) {
-    let identity = Identity { name: "multiproc-ready".into(), numbers: vec![1], seed: 0, daemon: false, parent: None };
-    run_child::show_name(&identity.name, None);
+    let info = ProcessInfo { name: "multiproc-ready".into(), numbers: vec![1], seed: 0, daemon: false, parent: None };
+    run_child::show_name(&info.name, None);
     let Ok((ours, theirs)) = fd_passing::pair() else { return };
     let Some((entry, payload)) = warm_up() else { return };
     let spec = ChildSpec {
-        identity,
+        info,
         entry: Some(entry),
         options: Options::default(),
         outlives_parent: false,
@@ -407,7 +407,7 @@ fn run_warm_up(warm_up: WarmUp) {
         return;
     }
     let Ok(packet) = packet::receive(&theirs, false) else { return };
-    panic_hook::install(&spec.identity.name, &theirs);
+    panic_hook::install(&spec.info.name, &theirs);
     if let Ok((ChildSpec { entry: Some(entry), .. }, _)) = child_spec::split::<ChildSpec>(packet.front())
         && let Ok(entry) = entry.function()
     {

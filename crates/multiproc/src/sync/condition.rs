@@ -134,7 +134,7 @@ impl Condition {
     /// # Errors
     /// As for [`Lock::lock`].
     pub fn try_lock(&self) -> Result<Option<ConditionGuard<'_>>, LockError<ConditionGuard<'_>>> {
-        self.inner.enlist(Limit::Moment, self.lock.inner.users().users);
+        self.inner.enlist(Limit::GracePeriod, self.lock.inner.users().users);
         let lock = self.lock.try_lock();
         lock.map(|guard| Some(self.guard(guard?))).map_err(|error| self.guarded(error))
     }

@@ -14,8 +14,8 @@ use crate::wait::backoff::SpinHistory;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tokens {
-    Taken,
-    Heard,
+    Consumed,
+    Broadcast,
 }
 
 #[derive(Default)]
@@ -80,14 +80,14 @@ impl Notifier {
     }
 
     pub(crate) fn clear(&self) {
-        if self.tokens == Tokens::Taken && step() {
+        if self.tokens == Tokens::Consumed && step() {
             self.pipe.0.lock().unwrap().left = 0;
         }
     }
 
     pub(crate) fn listen(&self) -> io::Result<Subscription> {
         Ok(match self.tokens {
-            Tokens::Heard if step() => Subscription::Epoll(self.pipe.0.lock().unwrap().written),
+            Tokens::Broadcast if step() => Subscription::Epoll(self.pipe.0.lock().unwrap().written),
             _ => Subscription::Polled,
         })
     }

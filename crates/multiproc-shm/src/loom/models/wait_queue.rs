@@ -103,7 +103,7 @@ fn producer(id: u32, kill: &Kill, counter: (&Segment<Shared>, &Notifier)) -> Joi
 fn a_sleeper_on_the_futex_is_woken() {
     check(|| {
         let (shared, notifier, data) =
-            (Segment::<Shared>::create().unwrap(), Notifier::new(Tokens::Heard).unwrap(), Data::new());
+            (Segment::<Shared>::create().unwrap(), Notifier::new(Tokens::Broadcast).unwrap(), Data::new());
         let seen = data.clone();
         let consumer = on(2, &Kill::never(), (&shared, &notifier), move |shared, notifier| {
             shared.take(notifier);
@@ -118,7 +118,7 @@ fn a_sleeper_on_the_futex_is_woken() {
 #[test]
 fn a_sleeper_on_the_futex_is_woken_although_another_consumer_was_quicker() {
     check(|| {
-        let (shared, notifier) = (Segment::<Shared>::create().unwrap(), Notifier::new(Tokens::Heard).unwrap());
+        let (shared, notifier) = (Segment::<Shared>::create().unwrap(), Notifier::new(Tokens::Broadcast).unwrap());
         let consumer = consumer(2, (&shared, &notifier), false);
         let quick = on(3, &Kill::never(), (&shared, &notifier), |shared, _| shared.try_take());
         shared.put(&notifier);
@@ -131,7 +131,7 @@ fn a_sleeper_on_the_futex_is_woken_although_another_consumer_was_quicker() {
 #[test]
 fn a_sleeper_on_the_futex_wakes_the_next() {
     check(|| {
-        let (shared, notifier) = (Segment::<Shared>::create().unwrap(), Notifier::new(Tokens::Heard).unwrap());
+        let (shared, notifier) = (Segment::<Shared>::create().unwrap(), Notifier::new(Tokens::Broadcast).unwrap());
         let consumers = [2, 3].map(|id| consumer(id, (&shared, &notifier), false));
         shared.put(&notifier);
         shared.put(&notifier);
@@ -150,22 +150,22 @@ fn on_the_pipe(tokens: Tokens, consumers: u32) {
 
 #[test]
 fn a_sleeper_on_the_pipe_is_woken() {
-    check(|| on_the_pipe(Tokens::Heard, 1));
+    check(|| on_the_pipe(Tokens::Broadcast, 1));
 }
 
 #[test]
 fn two_sleepers_on_the_pipe_are_woken() {
-    check(|| on_the_pipe(Tokens::Heard, 2));
+    check(|| on_the_pipe(Tokens::Broadcast, 2));
 }
 
 #[test]
 fn a_sleeper_is_woken_by_a_token_that_is_taken() {
-    check(|| on_the_pipe(Tokens::Taken, 1));
+    check(|| on_the_pipe(Tokens::Consumed, 1));
 }
 
 #[test]
 fn two_sleepers_are_woken_by_tokens_that_are_taken() {
-    check(|| on_the_pipe(Tokens::Taken, 2));
+    check(|| on_the_pipe(Tokens::Consumed, 2));
 }
 
 /// A producer is killed, then another one puts an item.
@@ -186,19 +186,19 @@ fn after_a_death(kill: &Kill, tokens: Tokens) {
 
 #[test]
 fn the_death_of_a_producer_loses_no_token() {
-    check_deaths(|kill| after_a_death(kill, Tokens::Heard));
+    check_deaths(|kill| after_a_death(kill, Tokens::Broadcast));
 }
 
 #[test]
 fn the_death_of_a_producer_loses_no_token_that_is_taken() {
-    check_deaths(|kill| after_a_death(kill, Tokens::Taken));
+    check_deaths(|kill| after_a_death(kill, Tokens::Consumed));
 }
 
 /// The only item is put by a process that is killed afterwards, at the latest when it has put it.
 #[test]
 fn a_producer_that_dies_after_the_put_has_written_a_token() {
     check_deaths(|kill| {
-        let (shared, notifier) = (Segment::<Shared>::create().unwrap(), Notifier::new(Tokens::Heard).unwrap());
+        let (shared, notifier) = (Segment::<Shared>::create().unwrap(), Notifier::new(Tokens::Broadcast).unwrap());
         let consumer = consumer(2, (&shared, &notifier), true);
         let killed = producer(3, kill, (&shared, &notifier));
         killed.join().unwrap();

@@ -25,14 +25,14 @@ const CHECK_INTERVAL: Duration = Duration::from_micros(200);
 static CHANGES: AtomicU32 = AtomicU32::new(1);
 
 /// Makes all producers check at their next put: a process has ended, or a handle is gone.
-pub fn changed() {
+pub fn request() {
     CHANGES.fetch_add(1, Relaxed);
 }
 
-/// The rate of the puts into one queue by this process. Threads may write it concurrently; at most
-/// a check is lost.
+/// When this process last checked for consumers of one queue, and how fast its puts come. Threads
+/// may write it concurrently; at most a check is lost.
 #[derive(Debug, Default)]
-pub struct ChangeRate {
+pub struct ConsumerCheck {
     /// The number of puts left before the clock is read next.
     puts: AtomicU32,
     /// That number as it was set when the clock was read last.
@@ -44,7 +44,7 @@ pub struct ChangeRate {
     changes: AtomicU32,
 }
 
-impl ChangeRate {
+impl ConsumerCheck {
     /// Returns whether a check is due. Must be called at each put.
     #[inline]
     pub fn is_due(&self) -> bool {
@@ -89,23 +89,23 @@ mod tests {
 
     #[test]
     fn check_interval() {
-        let change_rate = ChangeRate::default();
-        change_rate.changes.store(CHANGES.load(Relaxed), Relaxed);
-        assert!(change_rate.check_clock(1_000_000), "the first one");
-        assert!(change_rate.check_clock(2_000_000) && change_rate.puts.load(Relaxed) == 0);
-        assert!(!change_rate.check_clock(2_000_100), "that was a moment ago");
-        assert_eq!(change_rate.puts.load(Relaxed), STRIDE - 1, "a stream");
-        assert!(!change_rate.check_clock(2_002_000) && change_rate.check_clock(2_300_000));
-        assert_eq!(change_rate.puts.load(Relaxed), 0, "no stream any more");
+        let consumer_check = ConsumerCheck::default();
+        consumer_check.changes.store(CHANGES.load(Relaxed), Relaxed);
+        assert!(consumer_check.check_clock(1_000_000), "the first one");
+        assert!(consumer_check.check_clock(2_000_000) && consumer_check.puts.load(Relaxed) == 0);
+        assert!(!consumer_check.check_clock(2_000_100), "that was a moment ago");
+        assert_eq!(consumer_check.puts.load(Relaxed), STRIDE - 1, "a stream");
+        assert!(!consumer_check.check_clock(2_002_000) && consumer_check.check_clock(2_300_000));
+        assert_eq!(consumer_check.puts.load(Relaxed), 0, "no stream any more");
     }
 
     #[test]
     fn change_is_checked_at_once() {
-        let change_rate = ChangeRate::default();
-        change_rate.check_clock(1_000_000);
-        changed();
-        assert!(change_rate.is_due(), "something has changed");
-        change_rate.look_again();
-        assert!(change_rate.is_due(), "and it was no good");
+        let consumer_check = ConsumerCheck::default();
+        consumer_check.check_clock(1_000_000);
+        request();
+        assert!(consumer_check.is_due(), "something has changed");
+        consumer_check.look_again();
+        assert!(consumer_check.is_due(), "and it was no good");
     }
 }
