@@ -602,6 +602,8 @@ for_each_method! {
             std::thread::yield_now();
         }
         for _ in 0..20 {
+            // Not while it holds a lock of the queue, in which `put` would wait for it.
+            wait_asleep(child.pid());
             child.signal(libc::SIGSTOP).unwrap();
             for number in 0..1000 {
                 queue.put(number).unwrap();

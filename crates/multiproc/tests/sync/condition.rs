@@ -97,6 +97,8 @@ for_each_method! {
     fn notify_reaches_earlier_waiters(method) {
         let (condition, numbers) = (Condition::new().unwrap(), Numbers::new());
         let early = waiters(method, &condition, &numbers, 1);
+        // Not while it holds a lock of the condition, in which `notify_one` would wait for it.
+        wait_asleep(early[0].pid());
         early[0].signal(libc::SIGSTOP).unwrap();
         assert_eq!(condition.lock().unwrap().notify_one(), 1);
         let late = waiters(method, &condition, &numbers, 1);
@@ -118,6 +120,7 @@ for_each_method! {
                 children.iter().for_each(|child| wait_asleep(child.pid()));
             }
             kill(&children[0]);
+            wait_asleep(children[1].pid());
             children[1].signal(libc::SIGSTOP).unwrap();
             for number in 1..=2 {
                 condition.lock().unwrap().notify_one();
