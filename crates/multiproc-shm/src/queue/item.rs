@@ -57,6 +57,7 @@ pub struct Taken {
 impl Taken {
     /// Whether it is a small item of a queue that is not joinable, without descriptors: all there
     /// is of it is in the scratch.
+    #[inline]
     pub(super) fn is_small(&self) -> bool {
         matches!(self.place, Place::Scratch) && self.handles == 0
     }

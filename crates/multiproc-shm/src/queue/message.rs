@@ -37,38 +37,74 @@ use crate::queue::store::Store;
 /// ```
 pub struct Message {
     content: Content,
-    fds: FdBundle,
+    // What most messages lack is in boxes, so that a message is cheap to move.
+    fds: Option<Box<FdBundle>>,
     is_raw: bool,
 }
 
 enum Content {
     Small(Box<[u8]>),
-    Block(Block<Arc<Store>>),
-    /// A private mapping of the block: its offset in the mapping, and its length. The block must
-    /// stay as it is until the mapping is gone, since pages that were not written are shared.
-    Private {
-        mapping: Mapping,
-        at: usize,
-        len: usize,
-        _block: Block<Arc<Store>>,
-    },
+    Large(Box<Large>),
+}
+
+struct Large {
+    /// A private mapping of the block, and the block's offset in it. Pages of it that were not
+    /// written are the block's, so it must be gone before the block.
+    private: Option<(Mapping, usize)>,
+    block: Block<Arc<Store>>,
+}
+
+impl Large {
+    fn bytes(&self) -> &[u8] {
+        match &self.private {
+            // It was mapped when it was taken, and stays mapped.
+            None => self.block.bytes().unwrap_or_default(),
+            // SAFETY: the mapping is at least this long, and only its message writes to it.
+            Some((mapping, at)) => unsafe {
+                std::slice::from_raw_parts(mapping.start().as_ptr().add(*at), self.block.len() as usize)
+            },
+        }
+    }
+
+    fn bytes_mut(&mut self) -> io::Result<&mut [u8]> {
+        let (mapping, at) = match &mut self.private {
+            Some(private) => private,
+            none => none.insert(self.block.copy_on_write()?),
+        };
+        // SAFETY: the mapping is at least this long, only this message has it, and it is borrowed
+        // mutably. No process writes to the block while it is this process's.
+        Ok(unsafe { std::slice::from_raw_parts_mut(mapping.start().as_ptr().add(*at), self.block.len() as usize) })
+    }
 }
 
 impl Message {
     /// The message of an item that was taken, with its bytes in `scratch` if it is small.
     #[doc(hidden)]
+    #[inline]
     pub fn of(taken: Taken, scratch: &Scratch, store: &Arc<Store>) -> Result<Message, Error> {
+        match taken.is_small() {
+            true => Ok(Message { content: Content::Small(scratch.bytes().into()), fds: None, is_raw: taken.raw }),
+            false => Message::of_large(taken, scratch, store),
+        }
+    }
+
+    /// The message of an item with a block, a lease or descriptors.
+    #[inline(never)]
+    fn of_large(taken: Taken, scratch: &Scratch, store: &Arc<Store>) -> Result<Message, Error> {
         let content = match taken.block(|| store.clone()) {
             Some(block) => {
                 // Mapped now, so that later calls can't fail.
                 block.bytes().map_err(Error::mapping)?;
-                Content::Block(block)
+                Content::Large(Box::new(Large { private: None, block }))
             }
             None => Content::Small(scratch.bytes().into()),
         };
         let fds = match taken.handles {
-            0 => FdBundle::default(),
-            handles => FdBundle::received(taken.fds, handles).ok_or(Error::Corrupt("the descriptors of an item"))?,
+            0 => None,
+            handles => {
+                let bundle = FdBundle::received(taken.fds, handles);
+                Some(Box::new(bundle.ok_or(Error::Corrupt("the descriptors of an item"))?))
+            }
         };
         Ok(Message { content, fds, is_raw: taken.raw })
     }
@@ -85,23 +121,10 @@ impl Message {
     /// # Errors
     /// `ENOMEM`: the process has too many mappings.
     pub fn bytes_mut(&mut self) -> io::Result<&mut [u8]> {
-        if let Content::Block(block) = &self.content {
-            let (mapping, at) = block.copy_on_write()?;
-            let len = block.len() as usize;
-            let Content::Block(block) = std::mem::replace(&mut self.content, Content::Small(Box::default())) else {
-                unreachable!("it was a block")
-            };
-            self.content = Content::Private { mapping, at, len, _block: block };
+        match &mut self.content {
+            Content::Small(bytes) => Ok(bytes),
+            Content::Large(large) => large.bytes_mut(),
         }
-        Ok(match &mut self.content {
-            Content::Small(bytes) => bytes,
-            // SAFETY: the mapping is at least this long, only this message has it, and it is
-            // borrowed mutably. No process writes to the block while it is this process's.
-            Content::Private { mapping, at, len, .. } => unsafe {
-                std::slice::from_raw_parts_mut(mapping.start().as_ptr().add(*at), *len)
-            },
-            Content::Block(_) => unreachable!("it is private"),
-        })
     }
 
     /// Takes the descriptors out of the message, in the order in which they were put. Each has a
@@ -111,12 +134,12 @@ impl Message {
     /// Only for more than 16 descriptors: `EMFILE`; `InvalidData` if a process has written garbage.
     /// The descriptors are closed then.
     pub fn take_fds(&mut self) -> io::Result<Vec<OwnedFd>> {
-        std::mem::take(&mut self.fds).unpack()
+        self.fds.take().map_or_else(|| Ok(Vec::new()), |fds| fds.unpack())
     }
 
     /// Returns the number of descriptors.
     pub fn fd_count(&self) -> usize {
-        self.fds.count() as usize
+        self.fds.as_ref().map_or(0, |fds| fds.count() as usize)
     }
 
     /// Returns the bytes as a `Vec`. Those of a large message are copied.
@@ -131,15 +154,11 @@ impl Message {
 impl Deref for Message {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         match &self.content {
             Content::Small(bytes) => bytes,
-            // It was mapped when it was taken, and stays mapped.
-            Content::Block(block) => block.bytes().unwrap_or_default(),
-            // SAFETY: as in `bytes_mut`.
-            Content::Private { mapping, at, len, .. } => unsafe {
-                std::slice::from_raw_parts(mapping.start().as_ptr().add(*at), *len)
-            },
+            Content::Large(large) => large.bytes(),
         }
     }
 }
