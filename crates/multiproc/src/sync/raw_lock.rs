@@ -15,7 +15,8 @@ pub(crate) type Tried<G> = Result<Option<G>, LockError<G>>;
 /// A lock without its guard: a type, or one way of locking it (for reading, for writing, a part).
 ///
 /// The guards are made by the closures that callers pass; a guard releases the lock when it is
-/// dropped.
+/// dropped. What each lock adds to acquiring a word is inlined for certain: passing a guard on as a
+/// result of a function takes half as long again as locking.
 pub(crate) trait RawLock {
     /// What the guard needs to release the lock.
     type Hold;
@@ -39,7 +40,7 @@ pub(crate) trait RawLock {
     }
 
     /// The guard of the lock that was just acquired, inside an error if the lock is poisoned.
-    #[inline]
+    #[inline(always)]
     fn guarded<G>(&self, guard: G) -> Result<G, LockError<G>> {
         match self.poison() {
             None => Ok(guard),
@@ -48,7 +49,7 @@ pub(crate) trait RawLock {
     }
 
     /// Acquires the lock, waiting for as long as it takes.
-    #[inline]
+    #[inline(always)]
     fn lock_with<G>(&self, guard: impl FnOnce(Self::Hold) -> G) -> Result<G, LockError<G>> {
         loop {
             // `None` only if a signal has interrupted the wait: see `multiproc_os::poll`.
@@ -59,7 +60,7 @@ pub(crate) trait RawLock {
     }
 
     /// Acquires the lock, waiting until `deadline`.
-    #[inline]
+    #[inline(always)]
     fn lock_until<G>(&self, deadline: Deadline, guard: impl FnOnce(Self::Hold) -> G) -> Tried<G> {
         match self.acquire(deadline)? {
             Some(hold) => self.guarded(guard(hold)).map(Some),
