@@ -10,4 +10,7 @@ fn main() {
     say(&error.to_string());
     let value = Process::new(|| 7, ()).start_method(StartMethod::Spawn).start().unwrap().join().unwrap();
     say(&value.to_string());
+    // A thread may be reading the environment that the child would change.
+    let changed = Process::new(|| 8, ()).env("NAME", "value").start_method(StartMethod::Spawn);
+    say(&changed.start().unwrap_err().to_string());
 }

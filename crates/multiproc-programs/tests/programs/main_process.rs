@@ -402,6 +402,7 @@ fn late_entry() {
     let lines = lines(&output);
     assert!(lines[0].contains("2 threads already") && lines[0].contains("multiproc::init()"), "{lines:?}");
     assert_eq!(lines[1], "7");
+    assert!(lines[2].contains("2 threads") && lines[2].contains("environment"), "{lines:?}");
 
     for method in METHODS {
         let output = run(env!("CARGO_BIN_EXE_missed_entry"), &[method]);

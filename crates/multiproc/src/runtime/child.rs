@@ -47,8 +47,8 @@ pub(crate) struct ChildRecord {
     capture: Option<CaptureId>,
     /// Whether its log records and captured output have been flushed since it ended.
     is_flushed: AtomicBool,
-    /// The pidfd: readable once the process has ended. If the process was reaped before a pidfd
-    /// could be opened, the socket takes its place.
+    /// Readable once the process has ended: its pidfd, or its socket if the process was reaped
+    /// before a pidfd could be opened.
     pidfd: OwnedFd,
     state: Mutex<State>,
     /// Closes the pipe to its standard input, if this process has the other end.
@@ -57,19 +57,21 @@ pub(crate) struct ChildRecord {
     pub(crate) joined: AtomicBool,
     /// Whether this process, at its end, has found that it can't end the child.
     pub(super) given_up: AtomicBool,
-    /// The signals that this process has sent it, as bits. A death by one of them is expected and
-    /// is not reported as a failure.
+    /// The signals that this process has sent it, or is sending, as bits. A death by one of them is
+    /// expected and is not reported as a failure.
     sent: AtomicU64,
 }
 
-/// How long to wait when another thread of this process is reaping the child. That thread is inside
-/// a system call that doesn't block, so the wait is measurable only on an overloaded machine.
+/// How long to wait for the status when other code of this process is reaping the child, or the
+/// kernel is, since SIGCHLD is ignored. Neither blocks, so the wait is measurable only on an
+/// overloaded machine.
 const REAP_TIMEOUT: Duration = Duration::from_secs(10);
 
 enum State {
     /// The process runs, or has ended and has not been reaped. `socket` is the parent's end of its
-    /// socket, on which its report will arrive; the process is killed when the parent closes that
-    /// end.
+    /// socket, on which its report will arrive, if it has not arrived during the start (`early`).
+    /// Unless it may outlive its parent, the process is killed when all copies of that end are
+    /// closed.
     Running { socket: OwnedFd, early: Option<Report> },
     /// The process has ended and been reaped.
     Ended { status: ExitStatus, report: FinalReport },
@@ -159,7 +161,9 @@ impl ChildRecord {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the status if the process has ended, and then reaps it and receives its report.
+    /// Reaps the process if it has ended: receives its report, logs an unexpected death, and takes
+    /// it off the list of children. Returns its status. In a fork copy of the parent, only returns
+    /// the status, as far as it is known.
     pub(crate) fn reap(&self) -> io::Result<Option<ExitStatus>> {
         let mut state = self.lock();
         if let State::Ended { status, .. } = &*state {
@@ -253,8 +257,8 @@ impl ChildRecord {
         }
     }
 
-    /// In a copy of the parent: closes the copy's end of the child's socket. The child lives as
-    /// long as any copy of that end is open, and it is not a child of this process.
+    /// In a copy of the parent: closes the copy's end of the child's socket, which would keep the
+    /// child alive after its parent's death.
     pub(crate) fn detach(&self) {
         self.close_stdin();
         let mut state = self.lock();
@@ -274,8 +278,8 @@ impl ChildRecord {
     }
 
     /// Why a process that has ended counts as failed, unless it was joined. The same as `join`
-    /// would return, except that an `Err` from the target counts as a failure here and a death by a
-    /// signal from this process doesn't.
+    /// would return, except that an `Err` from the target counts as a failure here, and that a death
+    /// by a signal from this process and an exit with code 0 don't.
     pub(crate) fn failure(&self) -> Option<JoinErrorKind> {
         if self.joined.load(Relaxed) {
             return None;
@@ -354,7 +358,7 @@ impl ChildRecord {
             return Ok(());
         }
         // Recorded before the signal is sent, since its effect may be seen at once.
-        self.sent.fetch_or(bit(signal), Relaxed);
+        let is_new = self.sent.fetch_or(bit(signal), Relaxed) & bit(signal) == 0;
         let sent = match signal {
             SIGINT => interrupt::send(&self.pidfd),
             _ => pidfd::send_signal(&self.pidfd, signal),
@@ -367,6 +371,9 @@ impl ChildRecord {
                     if poll::wait_readable(&self.pidfd, deadline)? {
                         return Ok(());
                     }
+                }
+                if is_new {
+                    self.sent.fetch_and(!bit(signal), Relaxed);
                 }
                 Err(self.not_permitted(signal))
             }

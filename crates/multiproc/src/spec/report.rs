@@ -15,7 +15,7 @@ use crate::transfer::codec;
 use super::kind;
 
 /// The exit code of a process that could not set itself up: `EX_SOFTWARE` of sysexits.h.
-pub(crate) const EXIT_NOT_STARTED: i32 = 70;
+pub(crate) const EXIT_SETUP_FAILED: i32 = 70;
 
 /// The last message of a child.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(crate) enum Failure {
     Arguments(String),
     Encode(String),
     MemoryLimit { limit: u64 },
-    NotStarted(String),
+    Setup(String),
 }
 
 impl From<Failure> for JoinErrorKind {
@@ -45,7 +45,7 @@ impl From<Failure> for JoinErrorKind {
             Failure::Arguments(reason) => JoinErrorKind::Arguments(reason),
             Failure::Encode(reason) => JoinErrorKind::Encode(reason),
             Failure::MemoryLimit { limit } => JoinErrorKind::MemoryLimit { limit },
-            Failure::NotStarted(reason) => JoinErrorKind::NotStarted(reason),
+            Failure::Setup(reason) => JoinErrorKind::Setup(reason),
         }
     }
 }
@@ -55,7 +55,7 @@ impl Report {
     pub(crate) fn exit_code(&self) -> i32 {
         match self {
             Report::Returned { failed: false, .. } => 0,
-            Report::Failed(Failure::NotStarted(_)) => EXIT_NOT_STARTED,
+            Report::Failed(Failure::Setup(_)) => EXIT_SETUP_FAILED,
             _ => 1,
         }
     }
@@ -111,11 +111,11 @@ impl Report {
                 Err(error) => Report::Corrupt(error.to_string()),
             }),
             // The refusal or failure of a start without an answer that the parent waits for.
-            kind::REFUSED => Some(Report::Failed(Failure::NotStarted(String::from_utf8_lossy(packet.front()).into()))),
+            kind::REFUSED => Some(Report::Failed(Failure::Setup(String::from_utf8_lossy(packet.front()).into()))),
             kind::NOT_STARTED => Some(match codec::unpack::<(String, i32)>(packet.front()) {
                 Ok((what, errno)) => {
                     let reason = format!("{what}: {}", io::Error::from_raw_os_error(errno));
-                    Report::Failed(Failure::NotStarted(reason))
+                    Report::Failed(Failure::Setup(reason))
                 }
                 Err(error) => Report::Corrupt(error.to_string()),
             }),
@@ -162,7 +162,7 @@ mod tests {
     fn implied_status() {
         let of = |failure| Report::Failed(failure).status().map(|status| status.exit_code());
         assert_eq!(of(Failure::Arguments("garbage".into())), Some(Some(1)));
-        assert_eq!(of(Failure::NotStarted("no such directory".into())), Some(Some(EXIT_NOT_STARTED)));
+        assert_eq!(of(Failure::Setup("no such directory".into())), Some(Some(EXIT_SETUP_FAILED)));
         // It dies of one signal or another.
         assert_eq!(of(Failure::MemoryLimit { limit: 1 << 20 }), None);
         assert_eq!(Report::Corrupt("1 byte".into()).status().map(|status| status.exit_code()), None);

@@ -199,7 +199,7 @@ pub enum JoinErrorKind {
         core_dumped: bool,
     },
     /// The process started, but could not set itself up. Exit code 70.
-    NotStarted(String),
+    Setup(String),
     /// The process could not decode its arguments. Exit code 1.
     Arguments(String),
     /// The target returned a value that can't be sent. Exit code 1.
@@ -301,7 +301,7 @@ impl fmt::Display for JoinErrorKind {
                 write!(f, "was killed by {}", SignalName(*signal))?;
                 if *core_dumped { f.write_str(" (core dumped)") } else { Ok(()) }
             }
-            JoinErrorKind::NotStarted(reason) => write!(f, "could not set itself up: {reason}"),
+            JoinErrorKind::Setup(reason) => write!(f, "could not set itself up: {reason}"),
             JoinErrorKind::Arguments(reason) => write!(f, "could not decode its arguments: {reason}"),
             JoinErrorKind::Encode(reason) => {
                 write!(f, "has a result that can't be sent: {reason}")

@@ -13,7 +13,7 @@ use super::run_child::{exit_with_message, refuse};
 use super::{forkserver, spawn};
 use crate::runtime::at_exit;
 use crate::spec::kind;
-use crate::spec::report::EXIT_NOT_STARTED;
+use crate::spec::report::EXIT_SETUP_FAILED;
 use crate::spec::target::Entry;
 
 /// Whether `init` has run here, so that a child of this process would reach its target.
@@ -39,8 +39,8 @@ pub(crate) fn begin_program(is_first: bool, warm_up: WarmUp) {
     }
 }
 
-/// In a child: notes that a child of this process would reach its target.
-pub(super) fn note() {
+/// In a child: records that a child of this process would reach its target.
+pub(super) fn set_exists() {
     HAS_ENTRY.store(true, Relaxed);
 }
 
@@ -78,7 +78,7 @@ fn dispatch(variable: &str, is_first: bool, warm_up: WarmUp) -> ! {
         Ok(Role::Server { slots }) => match (PidSlots::map(slots), threads::count()) {
             (Ok(slots), Ok(1)) => match packet::send(&socket, kind::READY, &[], &[]) {
                 Ok(()) => forkserver::serve(socket, slots, parent, warm_up),
-                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(EXIT_NOT_STARTED),
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(EXIT_SETUP_FAILED),
                 Err(error) => refuse(socket, &format!("the server could not answer: {error}")),
             },
             (Ok(_), Ok(threads)) => refuse(
@@ -94,7 +94,7 @@ fn dispatch(variable: &str, is_first: bool, warm_up: WarmUp) -> ! {
         },
         Err(AcceptError::Refused(reason)) => refuse(socket, &reason),
         // Silently: a parent that ends during a start, for example by Ctrl-C, is not an error.
-        Err(AcceptError::Disconnected) => std::process::exit(EXIT_NOT_STARTED),
+        Err(AcceptError::Disconnected) => std::process::exit(EXIT_SETUP_FAILED),
     }
 }
 
@@ -102,8 +102,8 @@ fn dispatch(variable: &str, is_first: bool, warm_up: WarmUp) -> ! {
 /// 2, it inherits no descriptors; others are open only if its own code has opened them before
 /// `init`.
 fn sanitize(socket: BorrowedFd<'_>) -> std::io::Result<()> {
-    // SAFETY: none of the program's code has run yet, so there is one thread, or also those of
-    // libraries that were loaded with it.
+    // SAFETY: none of the program's code has run yet, unless `init` is called late. Code that reads
+    // the environment through `std` at this moment waits for the change, or it for the code.
     unsafe { std::env::remove_var(VARIABLE) };
     fd_passing::close_on_exec(socket)?;
     stdio::ensure_open()?;

@@ -18,7 +18,7 @@ use super::{forkserver, standby};
 use super::{handshake, host};
 use crate::runtime::{at_exit, children};
 use crate::spec::child_spec::{ChildSpec, Started};
-use crate::spec::report::EXIT_NOT_STARTED;
+use crate::spec::report::EXIT_SETUP_FAILED;
 use crate::spec::report::Report;
 use crate::spec::stdio::{Ends, Streams};
 
@@ -118,7 +118,7 @@ fn run_child(
         // The copy needs no descriptors: everything is in its memory.
         run_child::run_child(spec, std::iter::empty(), socket, StartAck::WithPidfd, None, AssertUnwindSafe(task))
     }));
-    fork::exit_without_handlers(EXIT_NOT_STARTED)
+    fork::exit_without_handlers(EXIT_SETUP_FAILED)
 }
 
 /// The parent's side after the fork: waits until the child says that it has its own signal

@@ -18,7 +18,7 @@ use crate::log;
 use crate::runtime::{at_exit, children, ctrl_c, current};
 use crate::spec::child_spec::{self, ChildSpec};
 use crate::spec::options::Options;
-use crate::spec::report::{EXIT_NOT_STARTED, Failure, Report};
+use crate::spec::report::{EXIT_SETUP_FAILED, Failure, Report};
 use crate::spec::status::JoinErrorKind;
 use crate::spec::target::Entry;
 use crate::spec::{kind, method};
@@ -40,7 +40,7 @@ pub(crate) fn send_refusal(socket: &OwnedFd, reason: &str) {
 /// Prints the reason on stderr, and ends this process.
 pub(super) fn exit_with_message(reason: &str) -> ! {
     stdio::write_message(&format!("multiproc (pid {}): {reason}\n", threads::getpid()));
-    std::process::exit(EXIT_NOT_STARTED)
+    std::process::exit(EXIT_SETUP_FAILED)
 }
 
 /// The start acknowledgement: what a child itself sends to its parent before it begins.
@@ -75,7 +75,7 @@ pub(crate) fn begin(
         Some(Err(error)) => refuse(socket, &error.to_string()),
         None => refuse(socket, "the child spec has no target"),
     };
-    entry::note();
+    entry::set_exists();
     run_child(spec, fds, socket, ack, go, || function(payload))
 }
 
@@ -94,7 +94,7 @@ pub(crate) fn run_child(
             Ok(true) => {}
             // The parent is already gone, or has killed this process through its lifeline.
             Ok(false) => lifeline::kill_self(),
-            Err(_) => exit_with(EXIT_NOT_STARTED),
+            Err(_) => exit_with(EXIT_SETUP_FAILED),
         }
     }
     let pid = threads::getpid();
@@ -117,11 +117,22 @@ pub(crate) fn run_child(
         GoAhead::ProceedAndAck if ack == StartAck::No => ack = StartAck::Yes,
         GoAhead::ProceedAndAck => {}
         GoAhead::NotPermitted => not_permitted(socket),
-        GoAhead::Exit => exit_with(EXIT_NOT_STARTED),
+        GoAhead::Exit => exit_with(EXIT_SETUP_FAILED),
     }
     let options = spec.options;
-    // SAFETY: none of the program's code runs in this process yet, so nothing accesses the
-    // environment.
+    // Only in an executed copy that has called `init` late. Without /proc there is no telling.
+    if !options.environment.is_empty()
+        && let Ok(threads @ 2..) = threads::count()
+    {
+        refuse(
+            socket,
+            &format!(
+                "the new process can't change its environment, which its {threads} threads may be reading. \
+                 multiproc::init() must run before anything that starts a thread: call it as the first statement of main"
+            ),
+        );
+    }
+    // SAFETY: no other thread accesses the environment: there is none.
     if let Err(not_set) = unsafe { options.apply() } {
         fail(socket, &not_set.what, &not_set.source);
     }
@@ -166,8 +177,9 @@ pub(crate) fn send_started(socket: &OwnedFd, pidfd: Option<impl AsFd>) {
     }
 }
 
-/// Ends this process as its host does it; by default by `exit`. A fork copy then leaves without
-/// running the exit handlers, which belong to its parent.
+/// Ends this process, as the language runtime that has loaded the library ends it
+/// ([`Host`](super::host::Host)); by default by `exit`. A fork copy then leaves without running the
+/// exit handlers, which belong to its parent.
 pub(crate) fn exit_with(code: i32) -> ! {
     if let Some(leave) = host::leave() {
         leave(code);
@@ -193,7 +205,7 @@ pub(crate) fn fail(socket: OwnedFd, what: &str, error: &std::io::Error) -> ! {
     let failure = (what, error.raw_os_error().unwrap_or(EINVAL));
     let _ = packet::send(&socket, kind::NOT_STARTED, &[&codec::pack(&failure)], &[]);
     drop(socket);
-    exit_with(EXIT_NOT_STARTED)
+    exit_with(EXIT_SETUP_FAILED)
 }
 
 /// Tells the parent that this child of the server isn't allowed to apply one of its settings, and
@@ -201,7 +213,7 @@ pub(crate) fn fail(socket: OwnedFd, what: &str, error: &std::io::Error) -> ! {
 pub(crate) fn not_permitted(socket: OwnedFd) -> ! {
     let _ = packet::send(&socket, kind::NOT_PERMITTED, &[], &[]);
     drop(socket);
-    exit_with(EXIT_NOT_STARTED)
+    exit_with(EXIT_SETUP_FAILED)
 }
 
 /// Makes `ps` and `top` show the name: in place of the program's name, and after the program in the
