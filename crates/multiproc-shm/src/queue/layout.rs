@@ -118,7 +118,7 @@ layout! {
         /// that have waiters to notify.
         pub(super) spin_lock: RobustSpinLock,
         pub(super) _unused: AtomicU32,
-        /// The block that is about to become a lease, plus one.
+        /// The block that is being taken or is about to become a lease, plus one.
         pub(super) leasing: AtomicU64,
     }
 }

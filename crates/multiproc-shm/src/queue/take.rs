@@ -1,7 +1,8 @@
 //! Taking an item. A small one is taken without a lock: the record is copied, and then the head is
 //! advanced by one compare-and-swap, as readers do under a sequence lock (see Boehm, "Can seqlocks
-//! get along with programming language memory models?"). All others are taken under the consumers'
-//! lock. See `QUEUE.md`, "Take".
+//! get along with programming language memory models?"). Taken under the consumers' lock are items
+//! with a block or descriptors, all items of a joinable queue, and any item while a waiter has set
+//! [`ARMED`]. See `QUEUE.md`, "Take".
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -134,8 +135,7 @@ impl Store {
         }
     }
 
-    /// Takes the oldest item under the consumers' lock: it has a block or handles, or other
-    /// processes wait for the take.
+    /// Takes the oldest item under the consumers' lock, as the [module](self) says when.
     pub(super) fn take_with_lock(&self, scratch: &mut Scratch) -> Result<Option<Taken>, Error> {
         // Checked first without the lock, so that waiting consumers don't delay the others.
         let head = self.head();
@@ -232,6 +232,8 @@ impl Store {
                 return Err(Error::Corrupt("the block of the item at its head"));
             }
             let state = if self.is_joinable() { State::Leased(me()?) } else { State::Reading(me()?) };
+            // Before the state: if this process dies before the head is advanced, the next owner
+            // of the lock resets the block.
             consumers.leasing.store(u64::from(index) + 1, SeqCst);
             descriptor.set(state);
             deliveries = descriptor.deliveries.fetch_add(1, SeqCst).wrapping_add(1);
@@ -253,7 +255,7 @@ impl Store {
         if let Some(room) = &self.room {
             self.shared.room.0.before_change(room);
         }
-        // With or without the bit: the waiters that set it have been notified.
+        // `ARMED` may be set or not: the waiters that set it have been notified.
         let found = consumers.head.load(SeqCst);
         if found & !ARMED != head || consumers.head.compare_exchange(found, record.next, SeqCst, Relaxed).is_err() {
             return Ok(None);

@@ -53,14 +53,14 @@ layout! {
 /// An entry of a ledger.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry<'a> {
-    /// The identity of the process; 0 if the entry is free.
+    /// The identity of the process; 0 if there is none. The object may use other entries anew, too.
     pub owner: &'a AtomicU64,
     /// The object's note about that process.
     pub note: &'a AtomicU64,
 }
 
 impl Entry<'_> {
-    /// Returns the identity of the process; 0 if the entry is free.
+    /// Returns the identity of the process; 0 if there is none.
     pub fn owner(self) -> u64 {
         self.owner.load(Relaxed)
     }
@@ -123,16 +123,16 @@ impl<'a, L: Layout> LedgerView<'a, L> {
         (0..self.used()).filter_map(move |index| Some((index, self.entry(index)?)))
     }
 
-    /// Finds an entry for which `is_free` is true, `hint` if possible. Returns `None` if there is
+    /// Finds an entry for which `is_usable` is true, `hint` if possible. Returns `None` if there is
     /// none with memory: see [`make_room`](LedgerView::make_room). Must be called with the spin lock
     /// held.
     #[inline]
-    pub fn find(self, hint: usize, is_free: impl Fn(Entry<'_>) -> bool) -> Option<usize> {
-        if hint < self.used() && self.entry(hint).is_some_and(&is_free) {
+    pub fn find(self, hint: usize, is_usable: impl Fn(Entry<'_>) -> bool) -> Option<usize> {
+        if hint < self.used() && self.entry(hint).is_some_and(&is_usable) {
             return Some(hint);
         }
         let used = self.used();
-        if let Some((index, _)) = self.entries().find(|(_, entry)| is_free(*entry)) {
+        if let Some((index, _)) = self.entries().find(|(_, entry)| is_usable(*entry)) {
             return Some(index);
         }
         // Before anything is written there.
@@ -156,8 +156,8 @@ impl<'a, L: Layout> LedgerView<'a, L> {
         Ok(self.segment.allocate_more(2 * allocated)? / 2)
     }
 
-    /// Records what [`make_room`](LedgerView::make_room) has returned. Must be called with the spin lock
-    /// held.
+    /// Records what [`make_room`](LedgerView::make_room) has returned. Must be called with the spin
+    /// lock held.
     pub fn add_room(self, allocated: usize) {
         if allocated > self.ledger.allocated.load(Relaxed) as usize {
             self.ledger.allocated.store(allocated as u32, Release);
@@ -201,7 +201,8 @@ pub fn dead_of(mut processes: Vec<Identity>) -> Vec<Identity> {
     processes
 }
 
-/// A pidfd of the process, which all waiters of this process share. `None` if it has ended.
+/// A pidfd of `process`, shared by some [`WAITERS_PER_PIDFD`] waiters of the calling process. `None`
+/// if `process` has ended.
 fn pidfd_of(process: Identity) -> io::Result<Option<Arc<OwnedFd>>> {
     static SHARED: ForkLocal<Mutex<HashMap<Identity, Weak<OwnedFd>>>> = ForkLocal::new();
     let mut shared = SHARED.get().lock().unwrap_or_else(PoisonError::into_inner);
@@ -246,7 +247,8 @@ pub fn watch(processes: Vec<Identity>) -> io::Result<(Watched, Vec<Identity>)> {
     let ended = poll::wait_any_in(&pidfds, Some(Instant::now()))?;
     dead.extend(ended.into_iter().map(|index| alive[index]));
     let rest: Vec<Identity> = alive.into_iter().skip(pidfds.len()).chain(rest).collect();
-    let look_again = (!rest.is_empty()).then(|| CHECK_INTERVAL.max(begun.elapsed() * 10));
+    let has_more = !rest.is_empty();
     dead.extend(dead_of(rest));
+    let look_again = has_more.then(|| CHECK_INTERVAL.max(begun.elapsed() * 10));
     Ok((Watched { pidfds, touched: None, look_again }, dead))
 }

@@ -76,8 +76,8 @@ pub struct Watched {
     pub pidfds: Vec<Arc<OwnedFd>>,
     /// A file that other processes touch when there is something to look at.
     pub touched: Option<inotify::Watch>,
-    /// Set when there are more processes than can be watched by pidfds: how long to sleep before
-    /// looking for dead ones.
+    /// How long to sleep before [`WaitOp::died`] is called in any case: to look for dead processes
+    /// when there are more than can be watched by pidfds, or for other work that is due then.
     pub look_again: Option<Duration>,
 }
 
@@ -122,7 +122,8 @@ pub trait WaitOp {
         Ok(Watched::default())
     }
 
-    /// Called before the next attempt when a watched process has died, or may have.
+    /// Called before the next attempt when a watched process has died, and after the time that
+    /// [`Watched::look_again`] gives.
     fn died(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -157,16 +158,17 @@ pub trait WaitOp {
     }
 
     /// Whether the operation could have succeeded several times over, as far as known without
-    /// reading shared memory again. See [`SpinHistory`](crate::wait::backoff::SpinHistory).
+    /// reading what the other side writes. See [`SpinHistory`](crate::wait::backoff::SpinHistory).
     fn came_with_more(&mut self) -> bool {
         false
     }
 }
 
-/// A fence between the change and the load of `parked`. The sequentially consistent operation
-/// between them is none for a change by a release store, such as that to a queue's tail: to C++20,
-/// the load may come before the change. Processors of the x86 family have made that operation a
-/// locked instruction, which is a full barrier, so only the compiler must be kept from reordering.
+/// A fence between the change and the load of `parked`. After a change by a release store, such as
+/// that to a queue's tail, the sequentially consistent operation on another word that follows it
+/// doesn't keep the load from coming before the change, in C++20. On x86 that operation is compiled
+/// to a locked instruction, which is a full barrier, so only the compiler must be kept from
+/// reordering.
 #[inline(always)]
 fn fence_after_rmw() {
     #[cfg(all(any(target_arch = "x86", target_arch = "x86_64"), not(any(loom, miri))))]
@@ -263,8 +265,9 @@ impl WaitQueue {
     ) -> Result<W::Outcome, WaitFailure> {
         loop {
             if let Some(outcome) = self.wait_on_futex(deadline, op)? {
-                // Of several sleepers, one was woken. This one wakes the next, if there is a reason
-                // to.
+                // Of several sleepers, one was woken, and the wake-up has reset `parked`. Sets it for
+                // the others, so that a change from now on wakes one; for an earlier change, this
+                // one does.
                 self.park();
                 if op.more() {
                     self.wake(1);
