@@ -22,6 +22,28 @@ pub fn count() -> io::Result<usize> {
     }
 }
 
+/// As [`count`], without the threads that have run their last instruction of the program. The
+/// kernel lists a thread for a moment after it has been joined.
+///
+/// # Errors
+/// As [`count`].
+pub fn count_running() -> io::Result<usize> {
+    match count()? {
+        1 => Ok(1),
+        _ => Ok(ids()?.into_iter().filter(|id| !is_exiting(*id)).count()),
+    }
+}
+
+/// Whether a thread of this process is past its last instruction, or gone: `PF_EXITING`, in the
+/// flags of proc_pid_stat(5).
+fn is_exiting(id: i32) -> bool {
+    const EXITING: u32 = 4;
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/self/task/{id}/stat")) else { return true };
+    // The name, in parentheses, may contain anything.
+    let flags = stat.rsplit(')').next().and_then(|fields| fields.split_whitespace().nth(6));
+    flags.and_then(|flags| flags.parse::<u32>().ok()).is_some_and(|flags| flags & EXITING != 0)
+}
+
 /// Whether the calling thread is the only one of this process, and the process shares its memory
 /// with no other. With these flags unshare(2) changes nothing, and fails if there are others.
 fn is_alone() -> bool {
@@ -170,6 +192,29 @@ pub fn processors() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn joined_threads_do_not_count() {
+        // In a copy, where other tests have no threads.
+        // SAFETY: the copy uses nothing that a thread of the test harness may hold.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let is_alone =
+                || std::thread::spawn(|| ()).join().is_ok() && count_running().is_ok_and(|running| running == 1);
+            let all = (0..200).all(|_| is_alone());
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(i32::from(!all)) };
+        }
+        let mut status = 0;
+        // SAFETY: the status is ours.
+        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+        assert_eq!(status, 0);
+        let (tell, told) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || told.recv());
+        assert!(count_running().unwrap() >= 2);
+        drop(tell);
+        assert!(thread.join().unwrap().is_err());
+    }
     use crate::shared_memory::{Mapping, SharedFile};
 
     #[test]

@@ -2,12 +2,13 @@
 //! wakes their tasks, and each future takes the word itself, in the thread that polls it. See
 //! `../PROTOCOL.md`, "Futures that wait for a robust word".
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use multiproc_os::fork_local::ForkLocal;
@@ -36,6 +37,9 @@ const MAX_SLEEP: Duration = Duration::from_secs(60);
 /// How long a waiter thread without work lives, and the maximum number of such threads.
 const IDLE_TIME: Duration = Duration::from_secs(1);
 const MAX_IDLE: usize = 4;
+
+/// How long [`dismiss`] waits for a thread that serves a future, or has just done so.
+const DISMISSAL_TIME: Duration = Duration::from_millis(200);
 
 /// A layout with one word that futures can wait for.
 pub trait AsyncLayout: Layout {
@@ -411,8 +415,10 @@ static THREADS: ForkLocal<Threads> = ForkLocal::new();
 #[derive(Default)]
 struct Threads {
     state: Mutex<ThreadsState>,
-    /// Notified of a job, or of the end of idle threads.
+    /// Notified of a job, and when idle threads must end.
     job: Condvar,
+    /// Notified when a thread ends.
+    left: Condvar,
 }
 
 #[derive(Default)]
@@ -421,6 +427,17 @@ struct ThreadsState {
     jobs: VecDeque<Arc<dyn Served>>,
     /// Whether idle threads must end, until there is work again.
     are_dismissed: bool,
+    /// The threads that have not decided to end.
+    running: HashMap<ThreadId, JoinHandle<()>>,
+    /// Those that have, since the last start of a thread.
+    ending: Vec<JoinHandle<()>>,
+}
+
+impl ThreadsState {
+    /// Must be called by a waiter thread that is about to end.
+    fn end_this_thread(&mut self) {
+        self.ending.extend(self.running.remove(&std::thread::current().id()));
+    }
 }
 
 impl Threads {
@@ -436,15 +453,18 @@ impl Threads {
 fn start_waiter(served: Arc<dyn Served>) -> io::Result<()> {
     let threads = THREADS.get();
     let mut state = threads.state();
-    state.are_dismissed = false;
+    if std::mem::take(&mut state.are_dismissed) {
+        threads.left.notify_all();
+    }
     if state.idle > 0 {
         state.idle -= 1;
         state.jobs.push_back(served);
         threads.job.notify_one();
         return Ok(());
     }
-    drop(state);
-    signal::with_signals_blocked(|| {
+    state.ending.clear();
+    // With the state locked, so that the thread is registered before it can end.
+    let thread = signal::with_signals_blocked(|| {
         std::thread::Builder::new().name("multiproc-lock".into()).spawn(move || {
             serve(&*served);
             drop(served);
@@ -453,6 +473,7 @@ fn start_waiter(served: Arc<dyn Served>) -> io::Result<()> {
             }
         })
     })?;
+    state.running.insert(thread.thread().id(), thread);
     Ok(())
 }
 
@@ -460,7 +481,9 @@ fn start_waiter(served: Arc<dyn Served>) -> io::Result<()> {
 fn next_job() -> Option<Arc<dyn Served>> {
     let threads = THREADS.get();
     let mut state = threads.state();
-    if state.idle >= MAX_IDLE {
+    if state.idle >= MAX_IDLE || state.are_dismissed {
+        state.end_this_thread();
+        threads.left.notify_all();
         return None;
     }
     state.idle += 1;
@@ -473,17 +496,35 @@ fn next_job() -> Option<Arc<dyn Served>> {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() || state.are_dismissed {
             state.idle = state.idle.saturating_sub(1);
+            state.end_this_thread();
+            threads.left.notify_all();
             return None;
         }
         state = threads.job.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
     }
 }
 
-/// Ends the idle waiter threads.
+/// Ends the waiter threads that no future needs, and waits until they have ended. The others delay
+/// this by [`DISMISSAL_TIME`], since one may just have served its last future.
 pub fn dismiss() {
     let threads = THREADS.get();
-    threads.state().are_dismissed = true;
+    let mut state = threads.state();
+    state.are_dismissed = true;
     threads.job.notify_all();
+    let end = Instant::now() + DISMISSAL_TIME;
+    // A start at the same moment may call them back.
+    while !state.running.is_empty() && state.are_dismissed {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        state = threads.left.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+    }
+    let ending = std::mem::take(&mut state.ending);
+    drop(state);
+    for thread in ending {
+        let _ = thread.join();
+    }
 }
 
 #[cfg(test)]

@@ -45,15 +45,7 @@ pub(crate) fn start(
     standby::dismiss();
     #[cfg(feature = "async")]
     multiproc_shm::wait::waiters::dismiss();
-    // A thread that has been joined stays on the kernel's list a moment longer.
-    let mut threads = threads::count().map_err(fail("the threads of this process could not be counted"))?;
-    for _ in 0..10 {
-        if threads == 1 {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(1));
-        threads = threads::count().map_err(fail("the threads of this process could not be counted"))?;
-    }
+    let threads = threads::count_running().map_err(fail("the threads of this process could not be counted"))?;
     if threads > 1 {
         let tasks = threads::list().unwrap_or_default();
         return Err(StartError::MultiThreaded { process: name, threads, tasks });
@@ -69,7 +61,7 @@ pub(crate) fn start(
     // Otherwise both processes would write what is in the buffer.
     let _ = std::io::stdout().flush();
     host::before_copy();
-    // SAFETY: this is the only thread, as just counted, so no other thread can be created.
+    // SAFETY: this is the only thread that runs, as just counted, so no other can be created.
     let side = unsafe { fork::fork() };
     match &side {
         Ok(Side::Copy) => host::after_copy_in_child(),

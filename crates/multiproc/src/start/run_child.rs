@@ -122,7 +122,7 @@ pub(crate) fn run_child(
     let options = spec.options;
     // Only in an executed copy that has called `init` late. Without /proc there is no telling.
     if !options.environment.is_empty()
-        && let Ok(threads @ 2..) = threads::count()
+        && let Ok(threads @ 2..) = threads::count_running()
     {
         refuse(
             socket,
