@@ -261,7 +261,11 @@ mod tests {
         let (reader, writer) = crate::pipe::pair().unwrap();
         rustix::io::write(&writer, b"x").unwrap();
         let round = AtomicU32::new(0);
-        let wait_for_round = |number| while round.load(SeqCst) != number {};
+        let wait_for_round = |number| {
+            while round.load(SeqCst) != number {
+                std::thread::yield_now();
+            }
+        };
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for number in 0..ROUNDS {

@@ -192,6 +192,7 @@ fn namespace_with_init() {
         say(&format!("{:?}", child.join().unwrap()));
     }
     init.kill().unwrap();
+    init.wait().unwrap();
     one();
 }
 

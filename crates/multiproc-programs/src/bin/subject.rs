@@ -1,9 +1,10 @@
 //! One of many scenarios, chosen by name: what a main process does, for a test to observe from
 //! outside.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use multiproc::log::LevelFilter;
+use multiproc::sync::Event;
 use multiproc::{Process, StartMethod, current_process};
 use multiproc_programs::{say, sleep_long, start_method};
 
@@ -164,13 +165,17 @@ fn finalizers() {
         (),
     );
     child.start().unwrap().wait().unwrap();
+    // Called last: the first that was registered of those with the lowest priority.
+    let has_printed = Event::new().unwrap();
+    let set = has_printed.clone();
+    multiproc::process::at_exit(-1, move || set.set());
     register("main");
     Process::new(
-        || {
-            std::thread::sleep(Duration::from_millis(100));
+        |has_printed: Event| {
+            has_printed.wait().unwrap();
             say("a child that is waited for");
         },
-        (),
+        (has_printed,),
     )
     .start()
     .unwrap();
@@ -253,12 +258,22 @@ fn abandon() {
     for _ in 0..20 {
         drop(Process::new(|| (), ()).start().unwrap());
     }
-    // The last child triggers the count; children that have ended by then have been reaped, or are
-    // reaped when the next child is queried.
-    std::thread::sleep(Duration::from_millis(100));
-    let last = Process::new(|| (), ()).start().unwrap();
-    last.wait().unwrap();
-    let zombies = std::fs::read_dir("/proc")
+    let begun = Instant::now();
+    loop {
+        // A start reaps children that have ended by then.
+        let last = Process::new(|| (), ()).start().unwrap();
+        last.wait().unwrap();
+        let zombies = zombies();
+        if zombies == 0 || begun.elapsed() > Duration::from_secs(60) {
+            return say(&format!("{zombies} zombies"));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The number of children of this process that have ended and have not been reaped.
+fn zombies() -> usize {
+    std::fs::read_dir("/proc")
         .unwrap()
         .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("stat")).ok())
         .filter(|stat| {
@@ -266,8 +281,7 @@ fn abandon() {
             let mut fields = rest.split_whitespace();
             fields.next() == Some("Z") && fields.next() == Some(&std::process::id().to_string())
         })
-        .count();
-    say(&format!("{zombies} zombies"));
+        .count()
 }
 
 /// At the end of main there are more children than descriptors may be open.

@@ -87,8 +87,9 @@ fn now() -> u64 {
 mod tests {
     use super::*;
 
+    // One test: a request is one to all of the process.
     #[test]
-    fn check_interval() {
+    fn check_interval_and_request() {
         let consumer_check = ConsumerCheck::default();
         consumer_check.changes.store(CHANGES.load(Relaxed), Relaxed);
         assert!(consumer_check.check_clock(1_000_000), "the first one");
@@ -97,10 +98,7 @@ mod tests {
         assert_eq!(consumer_check.puts.load(Relaxed), STRIDE - 1, "a stream");
         assert!(!consumer_check.check_clock(2_002_000) && consumer_check.check_clock(2_300_000));
         assert_eq!(consumer_check.puts.load(Relaxed), 0, "no stream any more");
-    }
 
-    #[test]
-    fn change_is_checked_at_once() {
         let consumer_check = ConsumerCheck::default();
         consumer_check.check_clock(1_000_000);
         request();

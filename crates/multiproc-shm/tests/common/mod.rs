@@ -12,7 +12,7 @@ use multiproc_os::{pidfd, poll};
 use multiproc_shm::wait::deadline::Deadline;
 
 /// Longer than anything here takes.
-pub(crate) const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(300);
 
 pub(crate) fn long() -> Deadline {
     Deadline::after(LONG)

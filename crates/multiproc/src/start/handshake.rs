@@ -391,9 +391,12 @@ mod tests {
             run_child::send_refusal(&theirs, "nor tomorrow");
             drop(theirs);
             assert_eq!(packet::receive(&ours, wait).unwrap().front(), b"nor tomorrow");
+            // A process that another test has made at this moment may still have `theirs`.
+            assert!(multiproc_os::poll::wait_readable(&ours, None).unwrap());
             assert!(matches!(packet::receive(&ours, wait), Err(PacketError::Closed)));
         }
         assert_eq!(packet::receive(&ours, false).unwrap().front(), b"not today");
+        assert!(multiproc_os::poll::wait_readable(&ours, None).unwrap());
         assert!(matches!(packet::receive(&ours, false), Err(PacketError::Closed)));
     }
 

@@ -328,7 +328,9 @@ fn reflection_and_replay() {
     assert!(matches!(error.kind(), ConnectErrorKind::WrongKey), "{error}");
     let (hello, proof) = server.join().unwrap();
 
-    let listener = Listener::bind(address, key()).unwrap();
+    // Not the same address: a process that another test has made at this moment may still have the
+    // impostor's socket.
+    let listener = Listener::bind(Address::unique(), key()).unwrap();
     let mut stream = raw(&listener);
     stream.write_all(&hello).unwrap();
     stream.write_all(&proof).unwrap();
@@ -358,7 +360,7 @@ fn killed_client() {
 #[multiproc::test]
 fn silent_clients() {
     let mut listener = Listener::bind(Address::unique(), key()).unwrap();
-    listener.set_handshake_timeout(Duration::from_millis(300));
+    listener.set_handshake_timeout(Duration::from_secs(3));
     let silent: Vec<_> = (0..60)
         .map(|index| {
             let mut stream = raw(&listener);
@@ -607,7 +609,10 @@ fn long_path() {
                 assert!(Listener::bind(path.as_str(), None).unwrap_err().is_in_use());
                 drop(listener);
                 assert!(connected(&path).is_absent());
-                drop(UnixListener::bind_addr(&UnixAddress::from_pathname(scratch.path("dead")).unwrap()).unwrap());
+                let dead = UnixListener::bind_addr(&UnixAddress::from_pathname(scratch.path("dead")).unwrap()).unwrap();
+                // A process that another test has made at this moment may still have the socket.
+                multiproc_os::socket::shut_down(&dead);
+                drop(dead);
                 std::fs::rename(scratch.path("dead"), &path).unwrap();
                 assert!(connected(&path).is_absent());
                 drop(Listener::bind(path.as_str(), None).unwrap());
@@ -729,7 +734,7 @@ fn silent_client_and_readiness() {
         multiproc_os::poll::wait_readable(listener.as_fd(), Some(Instant::now() + wait)).unwrap()
     };
     let mut listener = Listener::bind(Address::unique(), key()).unwrap();
-    listener.set_handshake_timeout(Duration::from_millis(500));
+    listener.set_handshake_timeout(Duration::from_secs(3));
     let mut silent = raw(&listener);
     assert!(is_readable(&listener, LONG));
     assert!(listener.try_accept::<u8, u8>().unwrap_err().is_empty());

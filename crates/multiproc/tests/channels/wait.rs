@@ -32,6 +32,7 @@ for_each_method! {
         ours.send(2).unwrap();
         // The child ends, and its end of the connection with it.
         assert_eq!(wait_any(&[&*child], LONG).unwrap(), [0]);
+        assert_eq!(wait_any(&[ours.receiver()], LONG).unwrap(), [0]);
         assert_eq!(wait_any(&[&*child, ours.receiver()], LONG).unwrap(), [0, 1]);
         assert_eq!(wait_any(&[&child.handle(), &ours, &fd, &fd.as_fd()], LONG).unwrap(), [0, 1, 2, 3]);
         child.wait().unwrap();

@@ -59,7 +59,8 @@ fn take(condition: Condition, numbers: Numbers) {
 fn bring(condition: Condition, numbers: Numbers) {
     while numbers.at(STOP).load(SeqCst) == 0 {
         let guard = lock(&condition, &numbers);
-        if numbers.at(TOKENS).load(Relaxed) < 4 {
+        // Again under the lock: no taker waits any more for a token that is brought after the end.
+        if numbers.at(STOP).load(SeqCst) == 0 && numbers.at(TOKENS).load(Relaxed) < 4 {
             numbers.at(PUT).store(numbers.at(PUT).load(Relaxed) + 1, Relaxed);
             numbers.at(TOKENS).store(numbers.at(TOKENS).load(Relaxed) + 1, Relaxed);
             guard.notify_one();

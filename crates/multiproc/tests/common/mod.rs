@@ -13,7 +13,7 @@ pub(crate) const LONG: Duration = Duration::from_secs(300);
 /// machine stood still counts only as a moment.
 pub(crate) fn time_until(is_so: impl Fn() -> bool) -> Duration {
     /// The interval between two checks, and the most that is counted for one interval.
-    const LOOKS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)];
+    const LOOKS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(4)];
     let (begun, mut looked, mut counted) = (Instant::now(), Instant::now(), Duration::ZERO);
     while !is_so() {
         assert!(begun.elapsed() < LONG, "the condition never held");

@@ -400,7 +400,7 @@ fn exit_with_locked_c_stream() {
             // The thread has the lock once it is reading, which its current system call shows.
             while !std::fs::read_dir("/proc/self/task").unwrap().any(|task| {
                 std::fs::read_to_string(task.unwrap().path().join("syscall"))
-                    .is_ok_and(|call| call.starts_with("0 0x0 "))
+                    .is_ok_and(|call| call.starts_with(&format!("{} 0x0 ", libc::SYS_read)))
             }) {
                 std::thread::yield_now();
             }

@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use crate::common::{Ends, LONG, Scratch, fifo, for_each_method, sleep_long};
+use crate::common::{self, Ends, LONG, Scratch, fifo, for_each_method, sleep_long};
 use futures::executor::block_on;
 use futures::future::{Either, join_all, select};
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -329,14 +329,15 @@ fn drops() {
             let before = descriptors();
             runtime.block_on(rounds(&waker));
             block_on(rounds(&waker));
-            let after = descriptors();
+            // The watcher thread may still have what it has been woken for.
+            common::time_until(|| descriptors() <= before);
             drop(runtime);
             drop(waker);
-            (after.saturating_sub(before), Arc::strong_count(&counter))
+            common::time_until(|| Arc::strong_count(&counter) == 1);
         },
         (),
     );
-    assert_eq!(outer.start().unwrap().join().unwrap(), (0, 1));
+    outer.start().unwrap().join().unwrap();
 }
 
 #[multiproc::test]
@@ -366,14 +367,31 @@ fn panicking_waker() {
     outer.start().unwrap().join().unwrap();
 }
 
+/// epoll_wait(2), which only some processors have.
+#[cfg(target_arch = "x86_64")]
+const EPOLL_WAIT: libc::c_long = libc::SYS_epoll_wait;
+#[cfg(not(target_arch = "x86_64"))]
+const EPOLL_WAIT: libc::c_long = libc::SYS_epoll_pwait;
+
 #[multiproc::test]
 fn forked_copy() {
     let outer = Process::new(
         || {
+            multiproc::process::set_standby(false);
             let child = sleeper(StartMethod::ForkServer);
             let handle = child.handle();
             let mut before = (&handle).into_future();
             poll_pending(&mut before, Waker::noop());
+            // A thread that begins holds a lock of `std` for a moment.
+            common::time_until(|| {
+                std::fs::read_dir("/proc/self/task").unwrap().any(|task| {
+                    let read =
+                        |file| std::fs::read_to_string(task.as_ref().unwrap().path().join(file)).unwrap_or_default();
+                    let waits = [libc::SYS_epoll_pwait, EPOLL_WAIT].map(|call| format!("{call} "));
+                    read("comm").trim_end() == "multiproc-async"
+                        && waits.iter().any(|call| read("syscall").starts_with(call))
+                })
+            });
             let (mut reader, writer) = std::io::pipe().unwrap();
             // SAFETY: the only other thread of this process sleeps, and holds no lock.
             let copy = unsafe { libc::fork() };

@@ -1,11 +1,20 @@
 //! Names of processes, and their relations.
 
-use crate::common::{Ends, for_each_method, sleep_long};
+use crate::common::{self, Ends, for_each_method, sleep_long};
 use multiproc::{Process, active_children, current_process, parent_process};
 
 fn whoami() -> (String, i32, bool) {
     let this = current_process();
     (this.name().to_owned(), this.pid(), this.daemon())
+}
+
+fn lists_active(method: multiproc::StartMethod) {
+    let child = Ends(Process::new(sleep_long, ()).start_method(method).start().unwrap());
+    let listed = |pid| active_children().iter().any(|child| child.pid() == pid);
+    assert!(listed(child.pid()));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!listed(child.pid()));
 }
 
 for_each_method! {
@@ -72,12 +81,8 @@ for_each_method! {
     }
 
     fn listed_as_active(method) {
-        let child = Ends(Process::new(sleep_long, ()).start_method(method).start().unwrap());
-        let listed = |pid| active_children().iter().any(|child| child.pid() == pid);
-        assert!(listed(child.pid()));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(!listed(child.pid()));
+        // `active_children` reaps the children of other tests, too.
+        common::in_its_own_process(lists_active, method);
     }
 
     fn start_method_is_inherited(method) {

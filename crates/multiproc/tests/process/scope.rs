@@ -89,7 +89,8 @@ for_each_method! {
             |method: StartMethod| {
                 let scratch = Scratch::new();
                 let ready = fifo(&scratch, "ready");
-                multiproc::process::set_grace_period(Duration::from_millis(20));
+                // Enough for the other one to end, which may have to begin first.
+                multiproc::process::set_grace_period(Duration::from_secs(1));
                 let ignores = |ready: String| {
                     // SAFETY: no handler is installed or replaced.
                     unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };

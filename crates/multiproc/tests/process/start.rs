@@ -269,10 +269,12 @@ fn process_limit() {
     /// As an unprivileged user (the limit doesn't apply to others) that may have two processes:
     /// itself and the server.
     fn limited(method: StartMethod) -> Option<String> {
+        // The limit counts all processes of the user: those of another test or run would be too many.
+        let user = 60_200 + std::process::id() % 5000;
         // SAFETY: the calls access only the local structure.
         unsafe {
             let limit = libc::rlimit { rlim_cur: 2, rlim_max: 2 };
-            if libc::setgid(60_123) != 0 || libc::setuid(60_123) != 0 {
+            if libc::setgid(user) != 0 || libc::setuid(user) != 0 {
                 return None;
             }
             assert_eq!(libc::setrlimit(libc::RLIMIT_NPROC, &raw const limit), 0);

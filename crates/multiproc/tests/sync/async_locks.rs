@@ -503,7 +503,9 @@ fn dropped_future_passes_wake_up_on() {
             }
             holder.join().unwrap();
         }
-        assert!(turns >= 200 && !lock.is_locked());
+        assert!(turns >= 200);
+        // The waiter thread may take it once more, and finds no future to take it for.
+        time_until(|| !lock.is_locked());
     });
 }
 
@@ -552,7 +554,8 @@ for_each_method! {
         on_each(|| async { drop(tasks().await) });
         children.iter().for_each(|child| ends(child));
         assert_eq!(numbers.at(1).load(SeqCst), 2 * 4000 + 5 * 8 * 300);
-        assert!(!lock.is_locked());
+        // The waiter thread may take it once more, and finds no future to take it for.
+        time_until(|| !lock.is_locked());
     }
 }
 
