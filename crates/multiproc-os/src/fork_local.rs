@@ -98,8 +98,7 @@ mod tests {
         count_to_eight(&COUNT);
     }
 
-    /// Statics of the standard library's locks, except in files of which the module says why no other
-    /// thread can hold them when the process is copied.
+    /// Collects the statics that are locks of the standard library.
     fn statics_with_locks(folder: &std::path::Path, found: &mut Vec<String>) {
         const LOCKS: [&str; 7] = ["Mutex", "RwLock", "Condvar", "Once", "OnceLock", "LazyLock", "ReentrantLock"];
         for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {

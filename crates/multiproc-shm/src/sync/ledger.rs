@@ -124,8 +124,8 @@ impl<'a, L: Layout> LedgerView<'a, L> {
     }
 
     /// Finds an entry for which `is_usable` is true, `hint` if possible. Returns `None` if there is
-    /// none with memory: see [`make_room`](LedgerView::make_room). Must be called with the spin lock
-    /// held.
+    /// none with memory: see [`make_room`](LedgerView::make_room). Must be called with the spin
+    /// lock held.
     #[inline]
     pub fn find(self, hint: usize, is_usable: impl Fn(Entry<'_>) -> bool) -> Option<usize> {
         if hint < self.used() && self.entry(hint).is_some_and(&is_usable) {
@@ -201,8 +201,8 @@ pub fn dead_of(mut processes: Vec<Identity>) -> Vec<Identity> {
     processes
 }
 
-/// A pidfd of `process`, shared by some [`WAITERS_PER_PIDFD`] waiters of the calling process. `None`
-/// if `process` has ended.
+/// Returns a pidfd of `process`, which some [`WAITERS_PER_PIDFD`] waiters of the calling process
+/// share; `None` if `process` has ended.
 fn pidfd_of(process: Identity) -> io::Result<Option<Arc<OwnedFd>>> {
     static SHARED: ForkLocal<Mutex<HashMap<Identity, Weak<OwnedFd>>>> = ForkLocal::new();
     let mut shared = SHARED.get().lock().unwrap_or_else(PoisonError::into_inner);

@@ -265,9 +265,9 @@ impl WaitQueue {
     ) -> Result<W::Outcome, WaitFailure> {
         loop {
             if let Some(outcome) = self.wait_on_futex(deadline, op)? {
-                // Of several sleepers, one was woken, and the wake-up has reset `parked`. Sets it for
-                // the others, so that a change from now on wakes one; for an earlier change, this
-                // one does.
+                // Of several sleepers, one was woken, and the wake-up has reset `parked`. Sets it
+                // for the others, so that a change from now on wakes one; for an earlier change,
+                // this one does.
                 self.park();
                 if op.more() {
                     self.wake(1);

@@ -278,8 +278,8 @@ impl ChildRecord {
     }
 
     /// Why a process that has ended counts as failed, unless it was joined. The same as `join`
-    /// would return, except that an `Err` from the target counts as a failure here, and that a death
-    /// by a signal from this process and an exit with code 0 don't.
+    /// would return, except that an `Err` from the target counts as a failure here, and that a
+    /// death by a signal from this process and an exit with code 0 don't.
     pub(crate) fn failure(&self) -> Option<JoinErrorKind> {
         if self.joined.load(Relaxed) {
             return None;
