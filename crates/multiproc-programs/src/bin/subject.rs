@@ -165,10 +165,11 @@ fn finalizers() {
         (),
     );
     child.start().unwrap().wait().unwrap();
-    // Called last: the first that was registered of those with the lowest priority.
+    // The last one that is called before the children are waited for: the first that was registered
+    // of those with priority 0.
     let has_printed = Event::new().unwrap();
     let set = has_printed.clone();
-    multiproc::process::at_exit(-1, move || set.set());
+    multiproc::process::at_exit(0, move || set.set());
     register("main");
     Process::new(
         |has_printed: Event| {
