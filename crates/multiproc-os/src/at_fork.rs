@@ -97,9 +97,7 @@ mod tests {
                 })
             });
             has_begun.recv().unwrap();
-            // SAFETY: the copy allocates nothing, and ends.
-            let pid = unsafe { libc::fork() };
-            if pid == 0 {
+            let registered_once = crate::copy::exit_code_of(|| {
                 let mut calls = 0;
                 for _ in 0..2 {
                     let _ = handlers.ensure(|| {
@@ -107,13 +105,9 @@ mod tests {
                         Ok(())
                     });
                 }
-                // SAFETY: ends the process.
-                unsafe { libc::_exit(calls) };
-            }
-            let mut status = 0;
-            // SAFETY: the status is ours.
-            assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-            assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 1, "{status:#x}");
+                calls
+            });
+            assert_eq!(registered_once, 1);
             go_on.send(()).unwrap();
         });
         handlers.ensure(|| panic!("they are registered")).unwrap();

@@ -229,17 +229,7 @@ mod tests {
 
     /// Returns the result of `check` in a copy of this process.
     fn in_a_copy(check: impl FnOnce() -> bool) -> bool {
-        // SAFETY: the code that the copy runs needs no lock.
-        let pid = unsafe { libc::fork() };
-        if pid == 0 {
-            let code = i32::from(!check());
-            // SAFETY: it ends the process.
-            unsafe { libc::_exit(code) };
-        }
-        let mut status = 0;
-        // SAFETY: the status is a local variable.
-        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-        status == 0
+        crate::copy::exit_code_of(|| i32::from(!check())) == 0
     }
 
     fn is_open(fd: i32) -> bool {

@@ -106,11 +106,9 @@ mod tests {
         // The test harness has threads, so the test runs in a child made by fork(2), which has one
         // thread. Of what it uses, other threads here could only hold the lock of stdout.
         let _stdout = std::io::stdout().lock();
-        // SAFETY: the copy calls nothing that could wait for another thread.
-        let pid = unsafe { libc::fork() };
-        if pid == 0 {
+        let code = crate::copy::exit_code_of(|| {
             // SAFETY: this process has a single thread.
-            let code = match unsafe { fork() } {
+            match unsafe { fork() } {
                 Ok(Side::Copy) => exit_without_handlers(7),
                 Ok(Side::Original(grandchild)) => {
                     let mut status = 0;
@@ -119,13 +117,8 @@ mod tests {
                     libc::WEXITSTATUS(status)
                 }
                 Err(_) => 1,
-            };
-            // SAFETY: it ends the process.
-            unsafe { libc::_exit(code) };
-        }
-        let mut status = 0;
-        // SAFETY: the status is ours.
-        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-        assert_eq!(libc::WEXITSTATUS(status), 7);
+            }
+        });
+        assert_eq!(code, 7);
     }
 }

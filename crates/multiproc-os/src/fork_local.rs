@@ -143,16 +143,10 @@ mod tests {
     fn forked_child_starts_empty() {
         static COUNT: ForkLocal<AtomicU32> = ForkLocal::new();
         count_to_eight(&COUNT);
-        // SAFETY: the copy allocates memory, which the C library allows there, and ends.
-        let pid = unsafe { libc::fork() };
-        if pid == 0 {
+        let code = crate::copy::exit_code_of(|| {
             let (first, second) = (COUNT.get().fetch_add(1, Relaxed), COUNT.get().load(Relaxed));
-            // SAFETY: it ends the process.
-            unsafe { libc::_exit(i32::from((first, second) != (0, 1))) };
-        }
-        let mut status = 0;
-        // SAFETY: the status is ours.
-        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-        assert_eq!((status, COUNT.get().load(Relaxed)), (0, 8));
+            i32::from((first, second) != (0, 1))
+        });
+        assert_eq!((code, COUNT.get().load(Relaxed)), (0, 8));
     }
 }

@@ -26,6 +26,8 @@ mod linux {
     pub mod close_on_fork;
     pub mod confinement;
     pub(crate) mod control_group;
+    #[cfg(test)]
+    pub(crate) mod copy;
     pub mod credentials;
     pub mod directory;
     pub mod environment;

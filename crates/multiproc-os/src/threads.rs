@@ -195,20 +195,9 @@ mod tests {
 
     #[test]
     fn joined_threads_do_not_count() {
+        let is_alone = || std::thread::spawn(|| ()).join().is_ok() && count_running().is_ok_and(|running| running == 1);
         // In a copy, where other tests have no threads.
-        // SAFETY: the copy uses nothing that a thread of the test harness may hold.
-        let pid = unsafe { libc::fork() };
-        if pid == 0 {
-            let is_alone =
-                || std::thread::spawn(|| ()).join().is_ok() && count_running().is_ok_and(|running| running == 1);
-            let all = (0..200).all(|_| is_alone());
-            // SAFETY: ends the process.
-            unsafe { libc::_exit(i32::from(!all)) };
-        }
-        let mut status = 0;
-        // SAFETY: the status is ours.
-        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-        assert_eq!(status, 0);
+        assert_eq!(crate::copy::exit_code_of(|| i32::from(!(0..200).all(|_| is_alone()))), 0);
         let (tell, told) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || told.recv());
         assert!(count_running().unwrap() >= 2);

@@ -145,7 +145,7 @@ fn valid_and_invalid_names() {
 
 #[test]
 fn many_names() {
-    let names: Vec<String> = (0..50).map(|_| unique()).collect();
+    let names: Vec<String> = (0..200).map(|_| unique()).collect();
     let owned: Vec<Owned> = names.iter().map(|name| own(name).unwrap()).collect();
     std::thread::scope(|scope| {
         for thread in 0..4 {
