@@ -232,13 +232,13 @@ impl Store {
                     count += 1;
                 }
             }
-            let book = self.workers();
-            for (_, entry) in book.entries() {
+            let workers = self.workers();
+            for (_, entry) in workers.entries() {
                 if Identity::from_bits(entry.owner()).is_some_and(|owner| dead.contains(&owner)) {
                     entry.owner.store(0, SeqCst);
                 }
             }
-            book.shorten(|entry| entry.owner() == 0);
+            workers.shorten(|entry| entry.owner() == 0);
         }
         if count > 0 {
             self.shared.items.0.after_change(count);
@@ -386,13 +386,13 @@ impl Store {
 
     #[cold]
     pub(super) fn enlist_slowly(&self, me: u64) -> Result<(), Error> {
-        let book = self.workers();
+        let workers = self.workers();
         loop {
             {
                 let _guard = self.producers()?;
-                let is_known = book.entries().any(|(_, entry)| entry.owner() == me);
-                let place = if is_known { None } else { book.find(0, |entry| entry.owner() == 0) };
-                if let Some(entry) = place.and_then(|place| book.entry(place)) {
+                let is_known = workers.entries().any(|(_, entry)| entry.owner() == me);
+                let place = if is_known { None } else { workers.find(0, |entry| entry.owner() == 0) };
+                if let Some(entry) = place.and_then(|place| workers.entry(place)) {
                     // Sleeping waiters watch the processes that were on the ledger when they went
                     // to sleep. Waking them makes them watch this one too.
                     self.shared.items.0.before_change(&self.items);
@@ -403,9 +403,9 @@ impl Store {
                     return Ok(());
                 }
             }
-            let room = book.make_room().map_err(Error::io("its list of processes"))?;
+            let room = workers.make_room().map_err(Error::io("its list of processes"))?;
             let _guard = self.producers()?;
-            book.add_room(room);
+            workers.add_room(room);
         }
     }
 }

@@ -562,14 +562,14 @@ impl Barrier {
                 all_live = Some(phase);
                 continue;
             }
-            let (book, since) = (self.ledger(), self.object.known_since());
+            let (ledger, since) = (self.ledger(), self.object.known_since());
             let hint = self.object.ledger_index().load(Relaxed) as usize;
-            let index = book.find(hint, |entry| entry.owner() == me || !self.object.is_known(entry, since));
-            let Some((index, entry)) = index.and_then(|index| Some((index, book.entry(index)?))) else {
+            let index = ledger.find(hint, |entry| entry.owner() == me || !self.object.is_known(entry, since));
+            let Some((index, entry)) = index.and_then(|index| Some((index, ledger.entry(index)?))) else {
                 drop(guard);
-                let room = book.make_room()?;
+                let room = ledger.make_room()?;
                 let _guard = self.lock()?;
-                book.add_room(room);
+                ledger.add_room(room);
                 continue;
             };
             self.object.ledger_index().store(index as u32, Relaxed);
@@ -709,14 +709,14 @@ impl Barrier {
     fn leave(&self) {
         let Ok(me) = me() else { return };
         let _guard = self.lock_endlessly();
-        let book = self.ledger();
+        let ledger = self.ledger();
         let round = self.object.phase().round();
-        if let Some(entry) = book.entry(self.object.ledger_index().load(Relaxed) as usize)
+        if let Some(entry) = ledger.entry(self.object.ledger_index().load(Relaxed) as usize)
             && entry.owner() == me
             && Note::of(entry).round() != round
         {
             entry.owner.store(0, Release);
-            book.shorten(|entry| entry.owner() == 0);
+            ledger.shorten(|entry| entry.owner() == 0);
         }
     }
 

@@ -335,13 +335,13 @@ impl Condition {
     }
 
     fn try_enlist(&self, me: u64) -> io::Result<()> {
-        let book = self.ledger();
+        let ledger = self.ledger();
         loop {
             let guard = self.guard()?;
-            let known = book.entries().find(|(_, entry)| entry.owner() == me).map(|(index, _)| index);
-            let index = known.or_else(|| book.find(0, |entry| entry.owner() == 0));
+            let known = ledger.entries().find(|(_, entry)| entry.owner() == me).map(|(index, _)| index);
+            let index = known.or_else(|| ledger.find(0, |entry| entry.owner() == 0));
             if let Some(index) = index
-                && let Some(entry) = book.entry(index)
+                && let Some(entry) = ledger.entry(index)
             {
                 if known.is_none() {
                     // Sleepers watch the processes that were on the ledger. They must watch this
@@ -353,22 +353,22 @@ impl Condition {
                 return Ok(());
             }
             drop(guard);
-            let room = book.make_room()?;
+            let room = ledger.make_room()?;
             let _guard = self.guard()?;
-            book.add_room(room);
+            ledger.add_room(room);
         }
     }
 
     /// Removes processes that have ended from the ledger.
     fn remove_ended(&self, dead: &[Identity]) {
         if let Ok(_guard) = self.guard() {
-            let book = self.ledger();
-            for (_, entry) in book.entries() {
+            let ledger = self.ledger();
+            for (_, entry) in ledger.entries() {
                 if Identity::from_bits(entry.owner()).is_some_and(|owner| dead.contains(&owner)) {
                     entry.owner.store(0, SeqCst);
                 }
             }
-            book.shorten(|entry| entry.owner() == 0);
+            ledger.shorten(|entry| entry.owner() == 0);
         }
     }
 

@@ -296,10 +296,10 @@ impl Semaphore {
             if free == 0 {
                 return Ok(false);
             }
-            let book = self.ledger();
+            let ledger = self.ledger();
             let hint = self.object.ledger_index().load(Relaxed);
-            if let Some(index) = book.find(hint as usize, |entry| entry.owner() == 0 || entry.owner() == me)
-                && let Some(entry) = book.entry(index)
+            if let Some(index) = ledger.find(hint as usize, |entry| entry.owner() == 0 || entry.owner() == me)
+                && let Some(entry) = ledger.entry(index)
             {
                 let noted = if entry.owner() == me { entry.note() } else { 0 };
                 self.change(index as u32, me, noted.saturating_add(1), free - 1, total);
@@ -307,9 +307,9 @@ impl Semaphore {
                 return Ok(true);
             }
             drop(guard);
-            let room = book.make_room()?;
+            let room = ledger.make_room()?;
             let _guard = self.lock()?;
-            book.add_room(room);
+            ledger.add_room(room);
         }
     }
 

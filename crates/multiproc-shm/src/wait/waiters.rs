@@ -433,14 +433,13 @@ struct ThreadsState {
     ending: Vec<JoinHandle<()>>,
 }
 
-impl ThreadsState {
-    /// Must be called by a waiter thread that is about to end.
-    fn end_this_thread(&mut self) {
-        self.ending.extend(self.running.remove(&std::thread::current().id()));
-    }
-}
-
 impl Threads {
+    /// Must be called by a waiter thread that is about to end.
+    fn end_this_thread(&self, state: &mut ThreadsState) {
+        state.ending.extend(state.running.remove(&std::thread::current().id()));
+        self.left.notify_all();
+    }
+
     fn state(&self) -> MutexGuard<'_, ThreadsState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -481,9 +480,8 @@ fn start_waiter(served: Arc<dyn Served>) -> io::Result<()> {
 fn next_job() -> Option<Arc<dyn Served>> {
     let threads = THREADS.get();
     let mut state = threads.state();
-    if state.idle >= MAX_IDLE || state.are_dismissed {
-        state.end_this_thread();
-        threads.left.notify_all();
+    if state.idle >= MAX_IDLE {
+        threads.end_this_thread(&mut state);
         return None;
     }
     state.idle += 1;
@@ -496,8 +494,7 @@ fn next_job() -> Option<Arc<dyn Served>> {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() || state.are_dismissed {
             state.idle = state.idle.saturating_sub(1);
-            state.end_this_thread();
-            threads.left.notify_all();
+            threads.end_this_thread(&mut state);
             return None;
         }
         state = threads.job.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;

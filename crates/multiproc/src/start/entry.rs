@@ -39,6 +39,10 @@ pub(crate) fn begin_program(is_first: bool, warm_up: WarmUp) {
     }
 }
 
+/// What to do about threads that run before [`init`](crate::init).
+pub(super) const CALL_INIT_FIRST: &str =
+    "multiproc::init() must run before anything that starts a thread: call it as the first statement of main";
+
 /// In a child: records that a child of this process would reach its target.
 pub(super) fn set_exists() {
     HAS_ENTRY.store(true, Relaxed);
@@ -84,8 +88,8 @@ fn dispatch(variable: &str, is_first: bool, warm_up: WarmUp) -> ! {
             (Ok(_), Ok(threads)) => refuse(
                 socket,
                 &format!(
-                    "the fork server has {threads} threads already. multiproc::init() must run before anything \
-                     that starts a thread: call it as the first statement of main. If that is impossible, use StartMethod::Spawn"
+                    "the fork server has {threads} threads already. {CALL_INIT_FIRST}. If that is impossible, use \
+                     StartMethod::Spawn"
                 ),
             ),
             (Err(error), _) | (_, Err(error)) => {

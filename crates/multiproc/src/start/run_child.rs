@@ -127,8 +127,8 @@ pub(crate) fn run_child(
         refuse(
             socket,
             &format!(
-                "the new process can't change its environment, which its {threads} threads may be reading. \
-                 multiproc::init() must run before anything that starts a thread: call it as the first statement of main"
+                "the new process can't change its environment, which its {threads} threads may be reading. {}",
+                entry::CALL_INIT_FIRST
             ),
         );
     }

@@ -520,8 +520,7 @@ fn too_many_handles() {
 fn too_many_handles_in_flight() {
     /// As an unprivileged user, since the limit doesn't apply to others.
     fn check() -> bool {
-        // Another run of the test at the same time is another user.
-        let user = 60_200 + std::process::id() % 5000;
+        let user = common::exclusive_user();
         // SAFETY: the call accesses no memory.
         if unsafe { libc::setgid(user) != 0 || libc::setuid(user) != 0 } {
             return false;

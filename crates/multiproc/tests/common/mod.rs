@@ -66,6 +66,12 @@ pub(crate) fn in_its_own_process(test: fn(multiproc::StartMethod), method: multi
     multiproc::Process::new(test, (method,)).name("harness").start().unwrap().join().unwrap()
 }
 
+/// Returns the number of a user that only the calling process is: limits count all processes of a
+/// user, those of other tests and other runs included.
+pub(crate) fn exclusive_user() -> u32 {
+    60_200 + std::process::id() % 5000
+}
+
 /// Runs a test in a process with one thread, as the main process of a program would.
 pub(crate) fn in_a_process_with_one_thread(test: fn()) {
     multiproc::Process::new(test, ()).name("harness").start().unwrap().join().unwrap()

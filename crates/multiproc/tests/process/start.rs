@@ -269,9 +269,7 @@ fn process_limit() {
     /// As an unprivileged user (the limit doesn't apply to others) that may have two processes:
     /// itself and the server.
     fn limited(method: StartMethod) -> Option<String> {
-        // The limit counts all processes of the user. Those of another test or run would be too
-        // many.
-        let user = 60_200 + std::process::id() % 5000;
+        let user = common::exclusive_user();
         // SAFETY: the calls access only the local structure.
         unsafe {
             let limit = libc::rlimit { rlim_cur: 2, rlim_max: 2 };

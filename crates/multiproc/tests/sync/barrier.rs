@@ -37,8 +37,8 @@ for_each_method! {
         };
         let start = || Ends(Process::new(twice, (barrier.clone(),)).start_method(method).start().unwrap());
         let children = [start(), start()];
-        // The one that is stopped last: the arrival of the other one wakes it for a moment, in
-        // which it takes the barrier's lock.
+        // `children[0]` last: the arrival of the other child wakes it for a moment, in which it
+        // takes the barrier's lock.
         children.iter().rev().for_each(|child| wait_asleep(child.pid()));
         children[0].signal(libc::SIGSTOP).unwrap();
         barrier.wait().unwrap();
